@@ -1,0 +1,1 @@
+"""Audit log through rules to findings: native SigmaRules and upstream Sigma in one matcher."""

@@ -1,0 +1,1 @@
+"""What every test gets: a directory of its own, no task left behind, warnings as errors (pyproject)."""

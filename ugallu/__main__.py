@@ -1,0 +1,6 @@
+"""`python -m ugallu`."""
+
+from ugallu.cli.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The API group as msgspec Structs: no I/O, no async."""

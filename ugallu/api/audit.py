@@ -1,0 +1,119 @@
+"""AuditRecord: one `audit.k8s.io/v1` Event, decoded as far as a dispatch needs and no further.
+
+The parts that only a candidate rule looks at stay raw JSON (`Raw` views of the line) until someone asks.
+"""
+
+import datetime as dt
+import hashlib
+from typing import Any
+
+import msgspec
+
+from ugallu.api.observation import EMPTY
+
+_UNKNOWN = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class AuditObject(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """`objectRef`: the object that a request names."""
+
+    resource: str = ""
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+    api_group: str = ""
+    api_version: str = ""
+    resource_version: str = ""
+    subresource: str = ""
+
+
+class AuditUser(msgspec.Struct, frozen=True):
+    """A caller: the original one, or the one it acts as."""
+
+    username: str = ""
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: dict[str, tuple[str, ...]] = {}
+
+
+class AuditResponse(msgspec.Struct, frozen=True, gc=False):
+    """`responseStatus`, as far as rules look."""
+
+    code: int = 0
+    status: str = ""
+    message: str = ""
+    reason: str = ""
+
+
+class AuditRecord(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """One audit event. Raw parts are `EMPTY` when absent; `null` on the wire is `b"null"`."""
+
+    verb: str = ""
+    stage: str = ""
+    object_ref: AuditObject | None = None
+    level: str = ""
+    audit_id: str = msgspec.field(default="", name="auditID")
+    request_uri: str = msgspec.field(default="", name="requestURI")
+    user_agent: str = ""
+    user: msgspec.Raw = EMPTY
+    impersonated_user: msgspec.Raw = EMPTY
+    source_ips: msgspec.Raw = msgspec.field(default=EMPTY, name="sourceIPs")
+    response_status: msgspec.Raw = EMPTY
+    request_object: msgspec.Raw = EMPTY
+    response_object: msgspec.Raw = EMPTY
+    annotations: msgspec.Raw = EMPTY
+    authentication_metadata: msgspec.Raw = EMPTY
+    request_received_timestamp: str = ""
+    stage_timestamp: str = ""
+
+    @property
+    def seen_at(self) -> dt.datetime:
+        """The stage's time, else the time the request came in, else the epoch."""
+        for text in (self.stage_timestamp, self.request_received_timestamp):
+            if text:
+                try:
+                    return msgspec.convert(text, dt.datetime).astimezone(dt.UTC)
+                except (msgspec.ValidationError, ValueError, OverflowError):
+                    continue
+        return _UNKNOWN
+
+    def correlation(self, cluster_id: str) -> str:
+        """Hash of cluster, audit id, time of receipt, user and URI: `Audit-ID` alone belongs to the client."""
+        user = user_of(self.user)
+        parts = [
+            cluster_id,
+            self.audit_id,
+            self.request_received_timestamp,
+            user.username if user else "",
+            self.request_uri,
+        ]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
+
+
+_user = msgspec.json.Decoder(AuditUser)
+_response = msgspec.json.Decoder(AuditResponse)
+_any = msgspec.json.Decoder()
+
+
+def user_of(raw: msgspec.Raw) -> AuditUser | None:
+    """Decode `user` or `impersonatedUser`; None when absent, null or malformed."""
+    try:
+        return _user.decode(raw) if raw else None
+    except msgspec.DecodeError:
+        return None
+
+
+def response_of(raw: msgspec.Raw) -> AuditResponse | None:
+    """Decode `responseStatus`; None when absent, null or malformed."""
+    try:
+        return _response.decode(raw) if raw else None
+    except msgspec.DecodeError:
+        return None
+
+
+def json_of(raw: msgspec.Raw) -> Any:  # noqa: ANN401 - any JSON
+    """Decode a body; None when absent, null or malformed."""
+    try:
+        return _any.decode(raw) if raw else None
+    except (msgspec.DecodeError, RecursionError):
+        return None

@@ -1,0 +1,193 @@
+"""What every object of the API shares: metadata, references, conditions, and how names look on the wire.
+
+Structs are frozen values: change one with `msgspec.structs.replace`. Encoding leaves out empty fields, because on
+this API absent and zero mean the same (booleans whose default is true are always written, see `always`).
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self, TypeVar
+
+import msgspec
+
+from ugallu.errors import PermanentError
+
+GROUP = "security.ugallu.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+T = TypeVar("T")
+
+_INITIALISMS = {"id": "ID", "uid": "UID", "url": "URL", "uri": "URI", "ip": "IP", "ips": "IPs", "ipc": "IPC",
+                "pid": "PID", "dns": "DNS", "ca": "CA"}  # fmt: skip
+
+
+def wire_name(name: str) -> str:
+    """Return the JSON name of a field: `correlation_id` is `correlationID`, `uid` stays `uid`."""
+    first, *rest = name.rstrip("_").split("_")
+    return first + "".join(_INITIALISMS.get(part, part.capitalize()) for part in rest)
+
+
+def always(value: T) -> Callable[[], T]:
+    """Return a default factory whose value is written even when it equals the default."""
+    return lambda: value
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=wire_name):
+    """A value of the API: camel case on the wire, empty fields left out."""
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """The coordinates of a kind: what a REST path and a `kubectl` argument need."""
+
+    name: str
+    plural: str
+    group: str = GROUP
+    version: str = VERSION
+    namespaced: bool = False
+    short_names: tuple[str, ...] = ()
+
+    @property
+    def api_version(self) -> str:
+        """`group/version`, or the bare version of the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+class OwnerReference(Wire, frozen=True, kw_only=True):
+    """The object whose deletion takes this one along."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+    block_owner_deletion: bool = False
+
+
+class Metadata(Wire, frozen=True, kw_only=True):
+    """`metadata` of an object; times are RFC 3339, UTC, second precision."""
+
+    name: str = ""
+    generate_name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: dt.datetime | None = None
+    deletion_timestamp: dt.datetime | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    owner_references: tuple[OwnerReference, ...] = ()
+    finalizers: tuple[str, ...] = ()
+
+
+class Resource(Wire, frozen=True, kw_only=True):
+    """An object with identity; a subclass names its `kind` and adds `spec`, `status` or data of its own."""
+
+    kind_info: ClassVar[Kind]
+    metadata: Metadata = Metadata()
+
+    @property
+    def ref(self) -> "ObjectReference":
+        """A reference to this object, its version left out."""
+        kind = type(self).kind_info
+        return ObjectReference(
+            api_version=kind.api_version,
+            kind=kind.name,
+            name=self.metadata.name,
+            namespace=self.metadata.namespace,
+            uid=self.metadata.uid,
+        )
+
+    def with_metadata(self, **changes: Any) -> Self:  # noqa: ANN401 - the fields of Metadata
+        """Return a copy whose metadata differs in the given fields."""
+        return msgspec.structs.replace(self, metadata=msgspec.structs.replace(self.metadata, **changes))
+
+
+class ObjectReference(Wire, frozen=True, kw_only=True):
+    """Where another object is; every field may be absent."""
+
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    field_path: str = ""
+    resource_version: str = ""
+
+
+class Condition(Wire, frozen=True, kw_only=True):
+    """One aspect of an object's state, as `kubectl wait` reads it. `status` is True, False or Unknown."""
+
+    type: str
+    status: str
+    reason: str
+    message: str = msgspec.field(default_factory=always(""))
+    last_transition_time: dt.datetime = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    observed_generation: int = 0
+
+
+def with_condition(conditions: tuple[Condition, ...], new: Condition) -> tuple[Condition, ...]:
+    """Return the conditions with `new` in the place of its type; the transition time is kept while status is."""
+    kept = []
+    for old in conditions:
+        if old.type != new.type:
+            kept.append(old)
+        elif old.status == new.status:
+            new = msgspec.structs.replace(new, last_transition_time=old.last_transition_time)
+    return (*kept, new)
+
+
+class Config(Wire, frozen=True, kw_only=True):
+    """Base of an operator's settings: what the cell decodes strictly and hands to `Operator.build`."""
+
+
+def utc_seconds(moment: dt.datetime) -> dt.datetime:
+    """Return the moment in UTC, cut to the second: the precision of times on this API."""
+    return moment.astimezone(dt.UTC).replace(microsecond=0)
+
+
+def encode(value: Any) -> bytes:  # noqa: ANN401 - any Struct of the API
+    """Return JSON with `apiVersion` and `kind` first where the value is a Resource."""
+    if isinstance(value, Resource):
+        kind = type(value).kind_info
+        return msgspec.json.encode({"apiVersion": kind.api_version, "kind": kind.name, **msgspec.to_builtins(value)})
+    return msgspec.json.encode(value)
+
+
+def decode_strict(cls: type[T], data: Any, *, where: str = "") -> T:  # noqa: ANN401 - parsed JSON or YAML
+    """Decode what a person wrote: a field that the type does not know is an error with its path.
+
+    Raises `PermanentError` that names the field. `data` is parsed JSON or YAML, or JSON bytes.
+    """
+    try:
+        raw = msgspec.json.decode(data) if isinstance(data, bytes) else data
+        value = msgspec.convert(raw, cls)
+    except msgspec.DecodeError as error:
+        raise PermanentError(str(error), where=where, fix="see the field's description") from error
+    unknown = next(_unknown_fields(raw, msgspec.inspect.type_info(cls), ""), None)
+    if unknown is not None:
+        raise PermanentError(f"unknown field {unknown}", where=where, fix="check the spelling; nothing is ignored")
+    return value
+
+
+def _unknown_fields(raw: Any, info: msgspec.inspect.Type, path: str) -> Iterator[str]:  # noqa: ANN401 - parsed JSON
+    if isinstance(info, msgspec.inspect.UnionType):
+        for option in info.types:
+            if isinstance(option, msgspec.inspect.StructType | msgspec.inspect.ListType | msgspec.inspect.DictType
+                          | msgspec.inspect.VarTupleType):  # fmt: skip
+                yield from _unknown_fields(raw, option, path)
+    elif isinstance(info, msgspec.inspect.StructType) and isinstance(raw, Mapping):
+        fields = {f.encode_name: f.type for f in info.fields}
+        for key, value in raw.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key in fields:
+                yield from _unknown_fields(value, fields[key], here)
+            elif path or key not in ("apiVersion", "kind"):
+                yield here
+    elif isinstance(info, msgspec.inspect.ListType | msgspec.inspect.VarTupleType) and isinstance(raw, list):
+        for index, value in enumerate(raw):
+            yield from _unknown_fields(value, info.item_type, f"{path}[{index}]")
+    elif isinstance(info, msgspec.inspect.DictType) and isinstance(raw, Mapping):
+        for key, value in raw.items():
+            yield from _unknown_fields(value, info.value_type, f"{path}.{key}")

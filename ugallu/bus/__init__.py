@@ -1,0 +1,1 @@
+"""Typed fan-out of observations inside the process."""

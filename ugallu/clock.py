@@ -1,0 +1,39 @@
+"""Time as an argument: whoever needs `now` or `sleep` takes a `Clock`, so tests move time by hand."""
+
+import datetime as dt
+import time
+from typing import Protocol
+
+import anyio
+
+
+class Clock(Protocol):
+    """Wall time, monotonic time and sleep, in one place."""
+
+    def now(self) -> dt.datetime:
+        """Return the wall time, aware, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back, from an arbitrary start."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; a cancellation point."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> dt.datetime:
+        """Return the wall time, aware, UTC."""
+        return dt.datetime.now(dt.UTC)  # noqa: TID251 - the one place that asks the machine
+
+    def monotonic(self) -> float:
+        """Return `time.monotonic()`."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait with anyio, so cancel scopes reach it."""
+        await anyio.sleep(seconds)

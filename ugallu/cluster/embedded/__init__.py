@@ -1,0 +1,1 @@
+"""The embedded cluster: a SQLite file that behaves as an API server does."""

@@ -1,0 +1,229 @@
+"""`Cluster`: everything ugallu asks of a cluster's state, with one meaning for every implementation.
+
+The semantics are those of a Kubernetes API server; the battery in `ugallu.testing.contracts` holds every
+implementation to them:
+
+* A created object gets `uid`, `resourceVersion`, `generation` 1 and `creationTimestamp`; `generateName` gets a suffix.
+  `status` in a create is dropped where the kind has a status subresource (every kind here does).
+* `generation` grows when anything but metadata and status changes; a write that changes nothing keeps
+  `resourceVersion`. `resourceVersion` is opaque: compare it for equality, hand it back, nothing else.
+* `apply` is server-side apply: creates or merges the fields given, as one field manager; fields that this manager
+  applied before and leaves out now are removed. `patch` is a JSON merge patch (RFC 7396) on everything but status,
+  `patch_status` on status alone. Both may carry preconditions.
+* `delete` of an object with finalizers sets `deletionTimestamp` and waits for them; without, the object goes and its
+  dependents (`ownerReferences` by uid) are collected.
+* `list` is consistent at one resourceVersion and pages; a `continue` token that is too old is `GoneError`.
+* `watch` starts behind a resourceVersion and yields every later change in order, each object once a change; it
+  sends a `Bookmark` at least once a minute while nothing happens, and raises `GoneError` when history no longer
+  reaches back: list again.
+* Selectors: labels as in `kubectl -l` (`a=b,c!=d,e in (f,g),h,!i`), fields as in `--field-selector`
+  (`metadata.name`, `metadata.namespace`, and `=`, `==`, `!=` on those that the kind declares).
+"""
+
+import enum
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from ugallu.api.meta import Resource
+from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError
+
+R = TypeVar("R", bound=Resource)
+R_co = TypeVar("R_co", bound=Resource, covariant=True)
+
+
+class NotFoundError(PermanentError):
+    """404: no such object, or no such kind."""
+
+
+class InvalidError(PermanentError):
+    """400 or 422: the object breaks its schema or the request makes no sense."""
+
+
+class AlreadyExistsError(ConflictError):
+    """409 on create: the name is taken."""
+
+
+class OutdatedError(ConflictError):
+    """409 on write or delete: a precondition (resourceVersion, uid) does not hold any more."""
+
+
+class ForbiddenError(RefusedError):
+    """401 or 403: no rights, or an admission policy said no."""
+
+
+class GoneError(TransientError):
+    """410: the resourceVersion or continue token is too old; list again."""
+
+
+class UnavailableError(TransientError):
+    """429, 5xx, a time-out or no connection."""
+
+
+class Change(enum.StrEnum):
+    """What happened to an object in a watch."""
+
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+    BOOKMARK = "BOOKMARK"
+
+
+class Notice(msgspec.Struct, Generic[R], frozen=True):
+    """One line of a watch. A bookmark carries no object, only how far history has come."""
+
+    change: Change
+    resource_version: str
+    object: R | None = None
+
+
+class Page(msgspec.Struct, Generic[R], frozen=True):
+    """Part of a list. `continue_token` is empty on the last page; `skipped` counts objects that did not decode."""
+
+    items: tuple[R, ...]
+    resource_version: str
+    continue_token: str = ""
+    skipped: int = 0
+
+
+class Preconditions(msgspec.Struct, frozen=True):
+    """What must still be true of the stored object; empty fields ask nothing."""
+
+    uid: str = ""
+    resource_version: str = ""
+
+
+ANY = Preconditions()
+
+
+class Cluster(Protocol):
+    """The port. `kind` is a Resource class; the same kind may be read through different slim Structs."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this is the embedded cluster: no Pods run here."""
+        ...
+
+    async def get(self, kind: type[R], name: str, namespace: str = "") -> R:
+        """Return one object, or raise `NotFoundError`."""
+        ...
+
+    async def list(
+        self,
+        kind: type[R],
+        *,
+        namespace: str = "",
+        labels: str = "",
+        fields: str = "",
+        limit: int = 500,
+        continue_token: str = "",
+    ) -> Page[R]:
+        """Return one page; an empty namespace means all. Objects that do not decode are counted, not raised."""
+        ...
+
+    def watch(
+        self, kind: type[R], *, since: str, namespace: str = "", labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Notice[R]]:
+        """Yield what changed after `since`; close the iterator (`aclosing`) to stop."""
+        ...
+
+    async def create(self, resource: R) -> R:
+        """Store a new object and return it as stored."""
+        ...
+
+    async def apply(self, resource: R, *, manager: str) -> R:
+        """Server-side apply as `manager`, forcing conflicts; status is not applied."""
+        ...
+
+    async def patch(
+        self,
+        kind: type[R],
+        name: str,
+        patch: Mapping[str, Any],
+        namespace: str = "",
+        *,
+        when: Preconditions = ANY,
+    ) -> R:
+        """Merge-patch metadata and spec."""
+        ...
+
+    async def patch_status(
+        self,
+        kind: type[R],
+        name: str,
+        patch: Mapping[str, Any],
+        namespace: str = "",
+        *,
+        when: Preconditions = ANY,
+    ) -> R:
+        """Merge-patch status: `patch` is the new `status` fields, without the `status` key."""
+        ...
+
+    async def delete(self, kind: type[R], name: str, namespace: str = "", *, when: Preconditions = ANY) -> None:
+        """Delete one object, or raise `NotFoundError`."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the connection holds; open watches end."""
+        ...
+
+
+async def list_all(cluster: Cluster, kind: type[R], **selectors: str) -> tuple[list[R], str]:
+    """Return every object over all pages, and the resourceVersion to watch from."""
+    items: list[R] = []
+    token = ""
+    while True:
+        page = await cluster.list(kind, continue_token=token, **selectors)  # type: ignore[arg-type]
+        items += page.items
+        token = page.continue_token
+        if not token:
+            return items, page.resource_version
+
+
+class Key(NamedTuple):
+    """An object's place within its kind."""
+
+    namespace: str
+    name: str
+
+
+def key_of(resource: Resource) -> Key:
+    """Return the key of an object."""
+    return Key(resource.metadata.namespace, resource.metadata.name)
+
+
+class View(Protocol[R_co]):
+    """The cached objects of one kind and scope, kept current by one shared watch."""
+
+    def get(self, name: str, namespace: str = "") -> R_co | None:
+        """Return the object as last seen."""
+        ...
+
+    def items(self) -> Iterable[R_co]:
+        """Return all objects as last seen, in no order."""
+        ...
+
+    def listen(self, told: Callable[[Change, R_co], None]) -> Callable[[], None]:
+        """Call `told` for every object there is (as ADDED) and for each later change, in the loop; returns unlisten."""
+        ...
+
+    async def synced(self) -> None:
+        """Wait until the first complete list has been taken in."""
+        ...
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until `holds()` is true; it is asked again after every change of this view."""
+        ...
+
+
+class Cache(Protocol):
+    """One informer per kind and scope, whatever the number of users."""
+
+    def view(self, kind: type[R], *, namespace: str = "", labels: str = "", fields: str = "") -> View[R]:
+        """Return the view, starting its informer if it is the first of its kind and scope."""
+        ...
+
+    async def run(self) -> None:
+        """Run the informers until cancelled; views asked for later start at once."""
+        ...

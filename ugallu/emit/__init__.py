@@ -1,0 +1,1 @@
+"""The only road from Finding to SecurityEvent."""

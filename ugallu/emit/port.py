@@ -1,0 +1,38 @@
+"""`Emitter`: what operators hand their findings to."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from ugallu.api.event import ClusterIdentity
+from ugallu.api.observation import Checkpoint, Finding
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Who emits: the component name of `spec.source`, what it declared, and where it runs."""
+
+    component: str
+    """`ugallu-<operator>`."""
+    emits: frozenset[str]
+    """Names of the event types that the operator declared; another one is refused and counted."""
+    version: str = ""
+    instance: str = ""
+    cluster: ClusterIdentity = ClusterIdentity()
+
+
+class Emitter(Protocol):
+    """Takes findings from one operator."""
+
+    @property
+    def origin(self) -> Origin:
+        """Whose findings these are."""
+        ...
+
+    async def submit(self, findings: Sequence[Finding], checkpoint: Checkpoint | None = None) -> None:
+        """Make findings, and how far their source was read, durable as one; return when they are.
+
+        Findings that break the rules (undeclared type, no subject) are counted as dropped by reason, never raised.
+        Waits while the disk refuses; raises only on cancellation.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Transparency logs: where it is public that a statement was made."""

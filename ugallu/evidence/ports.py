@@ -1,0 +1,146 @@
+"""The three ports of sealing, and the values that pass through them."""
+
+import datetime as dt
+import enum
+from typing import Protocol
+
+import msgspec
+
+from ugallu.errors import PermanentError
+
+BUNDLE_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+STATEMENT_MEDIA_TYPE = "application/vnd.in-toto+json"
+
+
+class IntegrityError(PermanentError):
+    """Stored or logged bytes are not the ones that were written: evidence may have been tampered with."""
+
+
+class PublicKey(msgspec.Struct, frozen=True):
+    """A verification key: SubjectPublicKeyInfo DER, and the id under which status objects name it."""
+
+    spki: bytes
+    key_id: str
+
+    @property
+    def hint(self) -> str:
+        """`publicKey.hint` of a bundle: base64 of SHA-256 over the SPKI DER (Sigstore bundle v0.3)."""
+        import base64
+        import hashlib
+
+        return base64.b64encode(hashlib.sha256(self.spki).digest()).decode()
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """A DSSE envelope with its one signature. `signature` is over PAE(payload_type, payload), raw bytes."""
+
+    payload_type: str
+    payload: bytes
+    signature: bytes
+    key: PublicKey | None = None
+    certificate: bytes = b""
+    """DER of the leaf for keyless signatures; exactly one of key and certificate is set."""
+
+
+class LogEntry(msgspec.Struct, frozen=True):
+    """A transparency-log entry with everything that an offline verifier needs; digests are raw bytes."""
+
+    log_id: bytes
+    log_index: int
+    kind: str
+    version: str
+    body: bytes
+    """The canonicalised body: the leaf."""
+    tree_size: int
+    root_hash: bytes
+    hashes: tuple[bytes, ...]
+    checkpoint: str
+    integrated_time: int = 0
+    promise: bytes = b""
+    uuid: str = ""
+
+
+class Lock(enum.StrEnum):
+    """Who enforces a retention date."""
+
+    STORE = "store"
+    """The store itself refuses to delete or shorten."""
+    PROCESS = "process"
+    """Only our own code refuses; whoever owns the disk can delete."""
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A stored blob. `sha256` is `sha256:<hex>`, `size` in bytes, `until` when the retention ends."""
+
+    url: str
+    sha256: str
+    size: int
+    media_type: str
+    until: dt.datetime | None = None
+    lock: Lock = Lock.PROCESS
+
+
+class Signer(Protocol):
+    """Signs DSSE payloads under one key or identity."""
+
+    @property
+    def mode(self) -> str:
+        """The signing mode as `AttestationBundle.status.signature.mode` names it."""
+        ...
+
+    async def sign(self, payload_type: str, payload: bytes) -> Envelope:
+        """Return a signed envelope. Raises `TransientError` when the key service is away, `RefusedError` on rights."""
+        ...
+
+    async def public_key(self) -> PublicKey | None:
+        """Return the verification key, None for keyless signing."""
+        ...
+
+
+class TransparencyLog(Protocol):
+    """An append-only log with public proofs."""
+
+    async def add(self, envelope: Envelope) -> LogEntry:
+        """Log the envelope and return its entry with proof; logging the same envelope again returns the same entry."""
+        ...
+
+    @property
+    def trusted_root(self) -> dict[str, object]:
+        """The `tlogs[]` element of a Sigstore trusted root for this log."""
+        ...
+
+
+class EvidenceStore(Protocol):
+    """Create-only storage with retention."""
+
+    @property
+    def endpoint(self) -> str:
+        """What the store is, as status shows it: `s3://bucket`, `file:///dir`."""
+        ...
+
+    @property
+    def lock(self) -> Lock:
+        """Who enforces retention here."""
+        ...
+
+    async def put(self, key: str, content: bytes, *, media_type: str, until: dt.datetime | None) -> Stored:
+        """Store once. The same content again is success; other content under the key raises `IntegrityError`.
+
+        `until` None is allowed for keys below `staging/` only; those may also be replaced and dropped.
+        """
+        ...
+
+    async def get(self, key: str) -> bytes:
+        """Return the content after checking it against the recorded digest; `IntegrityError` when it differs.
+
+        A missing key raises `PermanentError`.
+        """
+        ...
+
+    async def stat(self, key: str) -> Stored | None:
+        """Return what is recorded of the key, or None when there is nothing."""
+        ...
+
+    async def drop(self, key: str) -> None:
+        """Remove a staging key or one whose retention has ended; `RefusedError` while it holds."""
+        ...

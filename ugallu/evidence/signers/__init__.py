@@ -1,0 +1,1 @@
+"""Signers: who puts a name under a statement."""

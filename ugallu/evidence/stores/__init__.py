@@ -1,0 +1,1 @@
+"""Evidence stores: where the bytes stay."""

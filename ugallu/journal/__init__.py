@@ -1,0 +1,1 @@
+"""The durable log between what is acknowledged and what is emitted."""

@@ -1,0 +1,113 @@
+"""The catalogue of metric names, and the door to prometheus_client. A name never changes silently: a test freezes it.
+
+Hot loops count in plain integers and add them here once a batch.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import prometheus_client as prom
+from prometheus_client.exposition import generate_latest
+
+CONTENT_TYPE: Final = prom.exposition.CONTENT_TYPE_LATEST
+
+_LATENCY = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+
+CATALOGUE: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
+    # Each name maps to its kind, its meaning and its labels.
+    "ugallu_emitter_emitted_total": ("counter", "Events created.", ("class", "type", "severity")),
+    "ugallu_emitter_dropped_total": ("counter", "Findings that became no event, by reason.", ("reason",)),
+    "ugallu_emitter_buffer_depth": ("gauge", "Findings in the outbox that are not yet events.", ()),
+    "ugallu_emitter_enrich_latency_seconds": (
+        "histogram",
+        "Time to hydrate a clue.",
+        ("enrich_via", "outcome"),
+    ),
+    "ugallu_emitter_emits_total": ("counter", "Creates by outcome.", ("class", "outcome")),
+    "ugallu_emitter_emit_latency_seconds": ("histogram", "Finding submitted to event created.", ()),
+    "ugallu_emitter_folded_total": ("counter", "Findings folded into an earlier event.", ("type",)),
+    "ugallu_emitter_backpressure_level": ("gauge", "1 for the level in force.", ("level",)),
+    "ugallu_journal_bytes": ("gauge", "Size of the journal on disk.", ()),
+    "ugallu_journal_appends_total": ("counter", "Atomic appends by outcome.", ("outcome",)),
+    "ugallu_journal_lost_total": ("counter", "Unread records that retention removed.", ("reader",)),
+    "ugallu_bus_dropped_total": (
+        "counter",
+        "Observations that a full ring dropped.",
+        ("source", "subscriber"),
+    ),
+    "ugallu_audit_file_lines_total": ("counter", "Audit log lines parsed.", ()),
+    "ugallu_audit_file_parse_errors_total": ("counter", "Audit log lines rejected.", ()),
+    "ugallu_audit_source_lag_bytes": ("gauge", "Bytes of audit log not yet read.", ("source",)),
+    "ugallu_audit_last_event_timestamp_seconds": ("gauge", "Time of the newest audit event.", ("source",)),
+    "ugallu_audit_truncated_total": ("counter", "Audit events whose bodies the API server cut.", ()),
+    "ugallu_audit_rule_matches_total": ("counter", "Matches of a rule after its limiter.", ("rule",)),
+    "ugallu_audit_rule_dropped_total": ("counter", "Matches that a rule's limiter dropped.", ("rule",)),
+    "ugallu_audit_rule_compile_errors_total": ("counter", "Rule versions that did not compile.", ("rule",)),
+    "ugallu_audit_rules": ("gauge", "Rules by state.", ("state",)),
+    "ugallu_attestor_bundles_total": ("counter", "Bundles by outcome.", ("kind", "mode", "outcome")),
+    "ugallu_attestor_stage_duration_seconds": ("histogram", "Duration of one stage.", ("stage",)),
+    "ugallu_attestor_stage_failures_total": ("counter", "Failed tries of a stage.", ("stage", "reason")),
+    "ugallu_attestor_pending_bundles": ("gauge", "Bundles not yet sealed.", ("phase",)),
+    "ugallu_attestor_oldest_pending_seconds": ("gauge", "Age of the oldest bundle not yet sealed.", ()),
+    "ugallu_attestor_key_info": ("gauge", "1 for the key in use.", ("mode", "key_id")),
+    "ugallu_worm_put_total": ("counter", "Blobs put into the evidence store.", ("class", "outcome")),
+    "ugallu_worm_bytes_total": ("counter", "Bytes put into the evidence store.", ("class",)),
+    "ugallu_operator_restarts_total": ("counter", "Restarts of a part that failed.", ("operator", "part")),
+    "ugallu_operator_ready": ("gauge", "1 while the operator is ready.", ("operator",)),
+    "ugallu_detector_errors_total": (
+        "counter",
+        "Observations a detector failed on.",
+        ("operator", "detector"),
+    ),
+    "ugallu_reconcile_total": ("counter", "Reconciliations by outcome.", ("operator", "kind", "outcome")),
+    "ugallu_cache_objects": ("gauge", "Objects held by the informer cache.", ("kind",)),
+    "ugallu_cache_relists_total": ("counter", "Lists after the first one, by cause.", ("kind", "cause")),
+}
+
+
+class Metrics:
+    """The metrics of one process; every name must stand in the catalogue."""
+
+    def __init__(self) -> None:
+        self._registry = prom.CollectorRegistry()
+        self._metrics: dict[str, prom.Counter | prom.Gauge | prom.Histogram] = {}
+
+    def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
+        """Add to a counter."""
+        metric = self._get(name)
+        assert isinstance(metric, prom.Counter), name
+        (metric.labels(**labels) if labels else metric).inc(amount)
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        metric = self._get(name)
+        assert isinstance(metric, prom.Gauge), name
+        (metric.labels(**labels) if labels else metric).set(value)
+
+    def observe(self, name: str, seconds: float, **labels: str) -> None:
+        """Add one value to a histogram."""
+        metric = self._get(name)
+        assert isinstance(metric, prom.Histogram), name
+        (metric.labels(**labels) if labels else metric).observe(seconds)
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return the present value of a counter or gauge, 0 when it was never touched."""
+        sample = name if CATALOGUE[name][0] == "gauge" else name.removesuffix("_total") + "_total"
+        return self._registry.get_sample_value(sample, labels) or 0.0
+
+    def render(self) -> bytes:
+        """Return the exposition; tens of milliseconds at thousands of series, so call it in a thread."""
+        return generate_latest(self._registry)
+
+    def _get(self, name: str) -> prom.Counter | prom.Gauge | prom.Histogram:
+        metric = self._metrics.get(name)
+        if metric is None:
+            kind, meaning, labels = CATALOGUE[name]
+            if kind == "counter":
+                metric = prom.Counter(name, meaning, labels, registry=self._registry)
+            elif kind == "gauge":
+                metric = prom.Gauge(name, meaning, labels, registry=self._registry)
+            else:
+                metric = prom.Histogram(name, meaning, labels, registry=self._registry, buckets=_LATENCY)
+            self._metrics[name] = metric
+        return metric

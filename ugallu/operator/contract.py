@@ -1,0 +1,173 @@
+"""The shapes of a plug-in: an Operator declares, and builds Parts. Detectors, sources and reconcilers are Protocols."""
+
+import enum
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from ugallu.api.catalog import EventType
+from ugallu.api.meta import Config, Resource
+from ugallu.api.observation import Batch, Checkpoint, Finding, Observation
+from ugallu.cluster.port import Key
+from ugallu.errors import PermanentError
+from ugallu.operator.platform import Platform
+
+C = TypeVar("C", bound=Config)
+O_contra = TypeVar("O_contra", bound=Observation, contravariant=True)
+R_contra = TypeVar("R_contra", bound=Resource, contravariant=True)
+
+Publish = Callable[[Batch[Any]], Awaitable[None]]
+
+
+class Source(Protocol):
+    """Turns the outside world into observations."""
+
+    @property
+    def name(self) -> str:
+        """Stable over restarts, unique in the process; checkpoints are kept under it."""
+        ...
+
+    @property
+    def observes(self) -> type[Observation]:
+        """The type of its observations."""
+        ...
+
+    async def run(self, publish: Publish, start: Checkpoint | None) -> None:
+        """Publish batches from `start` (None: from the source's own beginning) until the stream ends."""
+        ...
+
+
+class Detector(Protocol[O_contra]):
+    """Looks at observations one by one: synchronous, no I/O, no clock but the observation's own time."""
+
+    observes: type[Any]
+
+    def inspect(self, observation: O_contra, /) -> Iterable[Finding]:
+        """Return what this observation proves; an error loses this one observation for this detector, counted."""
+        ...
+
+
+@runtime_checkable
+class BatchDetector(Protocol[O_contra]):
+    """A detector with a faster road for a whole batch; yields (index of the observation, finding)."""
+
+    def inspect_batch(self, observations: Sequence[O_contra], /) -> Iterable[tuple[int, Finding]]:
+        """As `inspect` on each observation in turn."""
+        ...
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A detector with windows or books that a restart must not lose."""
+
+    def snapshot(self) -> bytes:
+        """Return everything that later verdicts depend on, books included; small."""
+        ...
+
+    def restore(self, state: bytes, /) -> None:
+        """Become what `snapshot` saw; raises `PermanentError` for a state it cannot read."""
+        ...
+
+    def books(self) -> Mapping[str, int]:
+        """Return cumulative counts: `matched`, and `dropped.<reason>` for matches that became no finding."""
+        ...
+
+
+class After(NamedTuple):
+    """Look at this object again in so many seconds, whatever happens."""
+
+    seconds: float
+
+
+class Reconciler(Protocol[R_contra]):
+    """Level-based, one object at a time.
+
+    `TransientError` and `ConflictError` are retried with backoff; `PermanentError` and `RefusedError` are logged and
+    wait for the object's next change.
+    """
+
+    watches: type[Any]
+
+    async def reconcile(self, resource: R_contra, /) -> After | None:
+        """Bring the world nearer to what the object asks."""
+        ...
+
+    async def gone(self, key: Key, /) -> None:
+        """The object was deleted."""
+        ...
+
+
+class Service(Protocol):
+    """Anything else that runs as long as its operator; restarted with backoff when it raises."""
+
+    @property
+    def name(self) -> str:
+        """For logs and probes."""
+        ...
+
+    async def run(self) -> None:
+        """Run until cancelled, or return when there is nothing left to do."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an operator consists of; rebuilt whole when its config changes.
+
+    `idle` tells whether the operator has finished everything that its inputs have brought so far: a replay ends only
+    when every operator is idle. `close` runs once, after all parts have ended.
+    """
+
+    sources: Sequence[Source] = ()
+    detectors: Sequence[Detector[Any]] = ()
+    reconcilers: Sequence[Reconciler[Any]] = ()
+    services: Sequence[Service] = ()
+    idle: Callable[[], bool] = lambda: True
+    ready: Callable[[], str] = lambda: ""
+    """What keeps the operator from being ready, empty when it is."""
+    close: Callable[[], None] = lambda: None
+
+
+class Placement(enum.Enum):
+    """Where an operator's parts run."""
+
+    ONE_LEADER = "one leader"
+    EVERY_NODE = "every node"
+    EVERY_REPLICA = "every replica"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One thing the operator may do; RBAC is generated from these. Empty `names` means any name."""
+
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    namespace: str = ""
+
+
+class Operator(Generic[C]):
+    """A plug-in: what it is called, how it is configured, what it may emit and touch, and how to build it."""
+
+    name: ClassVar[str]
+    config: type[C]
+    config_kind: ClassVar[type[Resource] | None] = None
+    """The CR whose object `default` holds the config; None: the operator has no CR and takes its defaults."""
+    emits: ClassVar[tuple[EventType, ...]] = ()
+    grants: ClassVar[tuple[Grant, ...]] = ()
+    placement: ClassVar[Placement] = Placement.EVERY_REPLICA
+    needs_pods: ClassVar[bool] = False
+    """Refused, with a clear word, where no Pods run (the embedded cluster)."""
+
+    def build(self, config: C, platform: Platform) -> Parts:
+        """Return the parts for this config; raises `PermanentError` for a config that cannot work."""
+        raise NotImplementedError
+
+    def resources(self, paths: Sequence[Path]) -> Sequence[Resource]:
+        """Return the objects that these files declare for this operator (`replay --rules`).
+
+        Raises `PermanentError` with file, line and fix for one that cannot be read.
+        """
+        raise PermanentError(f"{self.name} reads no files", where=", ".join(map(str, paths)))

@@ -1,0 +1,29 @@
+"""`Platform`: everything an operator may use, handed to its `build`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from ugallu.api.event import ClusterIdentity
+from ugallu.clock import Clock
+from ugallu.cluster.port import Cache, Cluster
+from ugallu.emit.port import Emitter
+from ugallu.metrics import Metrics
+from ugallu.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What the supervisor lends to one operator; the emitter is bound to it."""
+
+    identity: ClusterIdentity
+    cluster: Cluster
+    cache: Cache
+    emitter: Emitter
+    clock: Clock
+    log: structlog.typing.FilteringBoundLogger
+    metrics: Metrics
+    settings: Settings
+    state: Path
+    """A directory of this process alone, for what must survive a restart and belongs in no object."""

@@ -1,0 +1,1 @@
+"""The singletons, each an operator of its own."""

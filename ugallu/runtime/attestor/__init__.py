@@ -1,0 +1,1 @@
+"""Seals what happened: event to attestation bundle to evidence."""

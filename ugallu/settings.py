@@ -1,0 +1,144 @@
+"""`Settings`: where this process runs. Flags, then `UGALLU_*` variables, then defaults; built once, never changed.
+
+Nobody else reads the environment. What an operator does is not here but in its config object, which is live.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from ugallu.errors import PermanentError
+
+S = TypeVar("S")
+
+
+class Secret(Generic[S]):
+    """A value that no repr, log or error shows; `reveal()` is easy to find in review."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: S) -> None:
+        self._value = value
+
+    def reveal(self) -> S:
+        """Return the value itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+
+class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where audit events come from."""
+
+    files: tuple[str, ...] = ()
+    """Log files to read; `-` is stdin. Empty: the operator waits without a source and says so."""
+    follow: bool = True
+    """Keep reading as the file grows and rotates; off for a replay, which ends with the input."""
+    from_start: bool = False
+    """Without a checkpoint, start at the oldest rotated file instead of the end of the current one."""
+    max_line_bytes: int = 64 << 20
+    """Longer lines are counted, not kept."""
+
+
+class EmitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How findings become objects."""
+
+    fold_window_seconds: float = 600.0
+    """Equal findings this close together, by their own time, become one event and one closing event."""
+    objects_per_hour: int = 20_000
+    """Object budget by event time; past it only high and critical become objects, the rest is counted and reported."""
+    creates_per_second: float = 0.0
+    """Pace of creates against a real API server (0: unpaced, for the embedded cluster); pacing delays, never drops."""
+    reserved_share: float = 0.5
+    """Part of the pace that only high and critical may use."""
+    max_age_seconds: float = 24 * 3600.0
+    """A create that keeps failing is given up, counted and reported after this long; never after a number of tries."""
+    journal_bytes: int = 1 << 30
+    """Size of the journal on disk."""
+
+
+class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where probes and metrics answer; an empty address switches one off."""
+
+    health: str = "127.0.0.1:8081"
+    metrics: str = "127.0.0.1:9090"
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Log lines go to stderr."""
+
+    level: str = "info"
+    format: str = "auto"
+    """json, console, or auto: console on a terminal."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that needs a restart to change."""
+
+    enable: tuple[str, ...] = ()
+    """Names of the operators to run; empty: all that can run here."""
+    state: str = ""
+    """Directory of everything durable: embedded cluster, journal, key, log, evidence."""
+    cluster_id: str = "local"
+    """Part of every event's name: two clusters never share one."""
+    cluster_name: str = "local"
+    instance: str = msgspec.field(default_factory=socket.gethostname)
+    grace_seconds: float = 25.0
+    """From SIGTERM to the end; below the 30 s that Kubernetes grants."""
+    seal: bool = True
+    """Sign, log and archive events; off for `replay --no-seal`."""
+    audit: AuditSettings = AuditSettings()
+    emit: EmitSettings = EmitSettings()
+    listen: ListenSettings = ListenSettings()
+    log: LogSettings = LogSettings()
+
+    @property
+    def state_dir(self) -> Path:
+        """`state` as a path; raises `PermanentError` when the command gave none."""
+        if not self.state:
+            raise PermanentError("no state directory given", where="settings", fix="pass --state DIR")
+        return Path(self.state)
+
+
+def load(overrides: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Build the settings: `overrides` (from flags; nested as the Struct) win over `UGALLU_*`, which win over defaults.
+
+    `UGALLU_STATE=/x`, `UGALLU_AUDIT_FILES=/a,/b`, `UGALLU_EMIT_OBJECTS_PER_HOUR=100`: the path of the field, upper
+    case, lists with commas. Raises `PermanentError` naming the variable or flag that does not fit.
+    """
+    env = os.environ if environ is None else environ  # noqa: TID251 - the one reader of the environment
+    raw = _from_environment(Settings, env, "UGALLU_")
+    _merge(raw, overrides)
+    try:
+        return msgspec.convert(raw, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise PermanentError(str(error), where="settings", fix="see `ugallu run --help`") from error
+
+
+def _from_environment(cls: type[msgspec.Struct], env: Mapping[str, str], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(cls):
+        name = f"{prefix}{field.name.upper()}"
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            nested = _from_environment(field.type, env, f"{name}_")
+            if nested:
+                found[field.name] = nested
+        elif name in env:
+            is_list = field.type not in (str, int, float, bool)
+            found[field.name] = [part for part in env[name].split(",") if part] if is_list else env[name]
+    return found
+
+
+def _merge(into: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping):
+            _merge(into.setdefault(key, {}), value)
+        elif value is not None:
+            into[key] = value

@@ -1,0 +1,1 @@
+"""Loads the enabled operators and runs their parts."""

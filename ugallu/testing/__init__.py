@@ -1,0 +1,1 @@
+"""For our own tests and for plug-in authors: clocks, harness, contract batteries."""

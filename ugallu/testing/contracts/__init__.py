@@ -1,0 +1,1 @@
+"""One battery per port: every implementation, real or fake, passes the same tests."""
