@@ -1,0 +1,76 @@
+"""The recorded incident against the example pack: every step is found, and what else fires can say why."""
+
+import datetime as dt
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+STEPS: list[set[str]] = [
+    {"anonymous-probing"},
+    {"workload-asks-its-rights"},
+    {"denied-enumeration"},
+    {"secret-read-by-workload"},
+    {"exec-by-workload"},
+    {"cluster-admin-granted"},
+    {"powerful-token-request"},
+    {"impersonation-of-masters"},
+    {"namespace-psa-weakened", "privileged-pod", "host-root-mounted"},
+    {"workload-in-kube-system"},
+    {"webhook-fail-open"},
+    {"long-lived-token"},
+    {"port-forward-by-workload"},
+    {"sigma-5d1f8a54-6c0b-4f0e-9c43-3f1d5b8f6e21"},
+]
+EXPLAINED = {("cluster-admin-granted", "2026-11-25T01:00:31Z")}
+"""docs/incident.md, "What else fires": the set-up's own grant of cluster-admin."""
+
+
+def moment(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text)
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    state = tmp_path_factory.mktemp("state")
+    done = subprocess.run(
+        [sys.executable, "-m", "ugallu", "replay", str(EXAMPLES / "audit.jsonl.gz"), "--rules", str(EXAMPLES / "rules"),
+         "--state", str(state), "--json", "--no-seal"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def truth() -> list[dict[str, str]]:
+    return [json.loads(line) for line in (EXAMPLES / "truth.jsonl").read_text().splitlines()]
+
+
+def test_every_step_of_the_attack_is_found(findings: list[dict[str, Any]], truth: list[dict[str, str]]) -> None:
+    """Each of the 14 steps has a finding of each rule that stands for it, between its start and its end."""
+    ends = [moment(step["time"]) for step in truth[1:]] + [moment(truth[-1]["time"]) + dt.timedelta(seconds=6)]
+    slack = dt.timedelta(seconds=1)
+    for step, end, rules in zip(truth, ends, STEPS, strict=True):
+        seen = {
+            found["rule"]
+            for found in findings
+            if moment(step["time"]) - slack <= moment(found["detectedAt"]) <= end + slack
+        }
+        assert rules <= seen, f"{step['step']}: {rules - seen} stayed silent"
+
+
+def test_ordinary_life_stays_silent(findings: list[dict[str, Any]], truth: list[dict[str, str]]) -> None:
+    """Outside the attack only what the story explains fires."""
+    begin = moment(truth[0]["time"]) - dt.timedelta(seconds=1)
+    end = moment(truth[-1]["time"]) + dt.timedelta(seconds=6)
+    outside = {
+        (found["rule"], found["detectedAt"]) for found in findings if not begin <= moment(found["detectedAt"]) <= end
+    }
+    assert outside == EXPLAINED
