@@ -1,5 +1,6 @@
 """The only door for plug-ins: what is promised to stay stable. Everything else in `ugallu` may change any day."""
 
+from ugallu.api import snapshots
 from ugallu.api.audit import (
     AuditObject,
     AuditRecord,
@@ -17,6 +18,7 @@ from ugallu.api.meta import (
     Kind,
     Metadata,
     ObjectReference,
+    OwnerReference,
     Resource,
     Wire,
     decode_strict,
@@ -94,6 +96,7 @@ __all__ = [
     "ObjectReference",
     "Observation",
     "Operator",
+    "OwnerReference",
     "Parts",
     "PermanentError",
     "Placement",
@@ -132,6 +135,7 @@ __all__ = [
     "json_of",
     "key_of",
     "response_of",
+    "snapshots",
     "user_of",
     "utc_seconds",
     "with_condition",
