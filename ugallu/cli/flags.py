@@ -1,0 +1,72 @@
+"""Flags that fill `Settings`; one table, so that every setting has a flag and every flag says what it means."""
+
+import argparse
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+
+class Flag(NamedTuple):
+    """One flag: the setting it fills (dotted), its help, and how its value looks. A fixed value makes it a switch."""
+
+    option: str
+    setting: str
+    help: str
+    metavar: str = ""
+    fixed: bool | None = None
+    many: bool = False
+
+
+FLAGS: Final = (
+    Flag("--enable", "enable", "operators to run, with commas (default: all that can run here)", "NAME,...", many=True),
+    Flag("--state", "state", "directory of everything durable: cluster, journal, key, log, evidence", "DIR"),
+    Flag("--cluster-id", "cluster_id", "part of every event's name (default: local)", "ID"),
+    Flag("--cluster-name", "cluster_name", "how people call the cluster (default: local)", "NAME"),
+    Flag("--instance", "instance", "name of this process in events (default: the host's name)", "NAME"),
+    Flag("--grace-seconds", "grace_seconds", "from SIGTERM to the end (default: 25)", "S"),
+    Flag("--no-seal", "seal", "do not sign, log and archive events", fixed=False),
+    Flag("--audit-log", "audit.files", "audit logs to read; again for more", "FILE", many=True),
+    Flag("--no-follow", "audit.follow", "end with the input instead of waiting for more", fixed=False),
+    Flag("--from-start", "audit.from_start", "without a checkpoint, begin at the oldest rotated file", fixed=True),
+    Flag("--max-line-bytes", "audit.max_line_bytes", "longer lines are counted, not kept (default: 64 MiB)", "N"),
+    Flag("--fold-window-seconds", "emit.fold_window_seconds", "equal findings this close become one event (600)", "S"),
+    Flag("--objects-per-hour", "emit.objects_per_hour", "budget of events below high (default: 20000)", "N"),
+    Flag("--creates-per-second", "emit.creates_per_second", "pace of creates; 0 is unpaced (default)", "N"),
+    Flag("--reserved-share", "emit.reserved_share", "share of the pace for high and critical (default: 0.5)", "SHARE"),
+    Flag("--max-age-seconds", "emit.max_age_seconds", "give up a create after this long (default: a day)", "S"),
+    Flag("--journal-bytes", "emit.journal_bytes", "size of the journal on disk (default: 1 GiB)", "N"),
+    Flag("--health", "listen.health", "address of the probes, '' for none (default: 127.0.0.1:8081)", "HOST:PORT"),
+    Flag("--metrics", "listen.metrics", "address of /metrics, '' for none (default: 127.0.0.1:9090)", "HOST:PORT"),
+    Flag("--log-level", "log.level", "debug, info, warning or error (default: info)", "LEVEL"),
+    Flag("--log-format", "log.format", "json, console or auto (default)", "FORMAT"),
+)
+
+
+def add(parser: argparse.ArgumentParser, settings: Iterable[str] | None = None) -> None:
+    """Add the flags of these settings, all of them by default."""
+    wanted = None if settings is None else set(settings)
+    for flag in FLAGS:
+        if wanted is not None and flag.setting not in wanted:
+            continue
+        dest = f"set {flag.setting}"
+        if flag.fixed is not None:
+            parser.add_argument(flag.option, action="store_const", const=flag.fixed, dest=dest, help=flag.help)
+        else:
+            action = "append" if flag.many else "store"
+            parser.add_argument(flag.option, action=action, metavar=flag.metavar, dest=dest, help=flag.help)
+
+
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what was given, nested as `settings.load` takes it."""
+    found: dict[str, Any] = {}
+    for flag in FLAGS:
+        value = getattr(args, f"set {flag.setting}", None)
+        if value is None:
+            continue
+        if flag.setting == "enable":
+            value = [name for part in value for name in part.split(",") if name]
+        *groups, name = flag.setting.split(".")
+        place = found
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[name] = value
+    return found

@@ -1,0 +1,107 @@
+"""What a report tells, as plain values; whoever gathers them is elsewhere, and so is the page."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ugallu.api.bundle import AttestationBundle, BundlePhase
+from ugallu.api.catalog import Severity
+from ugallu.api.event import SecurityEvent
+from ugallu.cli.attack import Technique, techniques
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was really checked, and what came out."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One event with its proof, and what its rule says about itself."""
+
+    event: SecurityEvent
+    bundle: AttestationBundle | None = None
+    checks: Sequence[Check] = ()
+    about: str = ""
+    """The rule's description."""
+    tags: Sequence[str] = ()
+
+    @property
+    def at(self) -> dt.datetime:
+        """When the source says it happened."""
+        return self.event.spec.detected_at
+
+    @property
+    def severity(self) -> Severity:
+        """The event's grade."""
+        return self.event.spec.severity
+
+    @property
+    def rule(self) -> str:
+        """The rule that found it, empty for an event that no rule made."""
+        return self.event.spec.signals.get("rule", "")
+
+    @property
+    def actor(self) -> str:
+        """Who did it, and as whom if somebody else's identity was borrowed."""
+        signals = self.event.spec.signals
+        user, borrowed = _person(signals.get("user", "")), _person(signals.get("impersonated", ""))
+        return f"{user} as {borrowed}" if user and borrowed else user
+
+    @property
+    def subject(self) -> str:
+        """What it was done to: `Kind namespace/name`."""
+        subject = self.event.spec.subject
+        place = f"{subject.namespace}/{subject.name}" if subject.namespace else subject.name
+        return f"{subject.kind} {place}"
+
+    @cached_property
+    def techniques(self) -> Sequence[Technique]:
+        """The ATT&CK techniques that the event, or else its rule, names."""
+        named = self.event.spec.signals.get("attack.technique", "")
+        return techniques([named] if named else self.tags)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether its evidence is signed, logged, archived and read back."""
+        return self.bundle is not None and self.bundle.status.phase is BundlePhase.SEALED
+
+    @property
+    def verified(self) -> bool:
+        """Whether checks were made here, and all held."""
+        return bool(self.checks) and all(check.ok for check in self.checks)
+
+
+def _person(user: str) -> str:
+    """Return a caller as a subject is written: `ServiceAccount payments/report-builder`; other names as they are."""
+    namespace, _, name = user.removeprefix("system:serviceaccount:").partition(":")
+    return f"ServiceAccount {namespace}/{name}" if name and user.startswith("system:serviceaccount:") else user
+
+
+@dataclass(frozen=True)
+class Story:
+    """Everything on the page."""
+
+    title: str
+    inputs: Sequence[str]
+    made_at: dt.datetime
+    version: str
+    entries: Sequence[Entry]
+    ledger: Mapping[str, int] = field(default_factory=dict)
+    """The books: `received`, `parsed`... and `dropped.<reason>`."""
+    equations: Sequence[Check] = ()
+    """Which of the books' sums hold."""
+    rules: int = 0
+    commands: Sequence[str] = ()
+    """Shell lines with which a stranger checks one event."""
+    cluster: str = ""
+
+    @cached_property
+    def by_time(self) -> Sequence[Entry]:
+        """The entries in the order of what happened."""
+        return sorted(self.entries, key=lambda entry: (entry.at, -entry.severity.rank, entry.event.metadata.name))
