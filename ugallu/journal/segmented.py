@@ -440,6 +440,7 @@ class SegmentedJournal:
         done = max((reader.cursor.seq for reader in self._readers.values()), default=0)
         if self._segments:
             self._recover(self._segments[-1])
+            self._last = self._segments[-1].next - 1
         if not self._segments:
             self._roll(done + 1)
         elif done > self._last:
