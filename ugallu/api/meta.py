@@ -46,6 +46,8 @@ class Kind(msgspec.Struct, frozen=True):
     version: str = VERSION
     namespaced: bool = False
     short_names: tuple[str, ...] = ()
+    selectable: tuple[str, ...] = ()
+    """Paths that field selectors may ask for besides name and namespace, dotted (`spec.type`)."""
 
     @property
     def api_version(self) -> str:

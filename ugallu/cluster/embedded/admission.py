@@ -1,0 +1,169 @@
+"""What may be stored: unknown fields are pruned, then a chain of pure checks may refuse.
+
+A check sees one `Review` and raises `InvalidError` or `ForbiddenError`; another one (a policy) joins by standing in
+the chain, the store knows nothing of it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from ugallu.api.meta import Kind, Metadata, Resource
+from ugallu.cluster.embedded.document import Document, place, render, type_key
+from ugallu.cluster.embedded.names import faults, is_namespace
+from ugallu.cluster.port import InvalidError
+
+MAX_BYTES: Final = 3 << 19
+"""Size of one object, 1.5 MiB: what etcd takes in one request."""
+
+
+class Review(msgspec.Struct, frozen=True):
+    """One write as the checks see it. `verb` is create, update or delete; `old` is None on create."""
+
+    verb: str
+    kind: Kind
+    schema: type[Resource]
+    object: Document
+    old: Document | None = None
+    subresource: str = ""
+
+    @property
+    def where(self) -> str:
+        """The object's name in messages."""
+        metadata = self.object["metadata"]
+        return place(self.kind, metadata.get("namespace", ""), metadata.get("name", ""))
+
+
+Check = Callable[[Review], None]
+
+
+def check_schema(review: Review) -> None:
+    """Refuse what the type would not decode; the message names the path."""
+    try:
+        msgspec.convert(review.object, review.schema)
+    except msgspec.ValidationError as error:
+        raise InvalidError(str(error), where=review.where, fix="see the field's description") from error
+
+
+def check_metadata(review: Review) -> None:
+    """Refuse names, labels and the like that Kubernetes would refuse."""
+    fault = next(faults(review.object["metadata"]), None)
+    if fault is not None:
+        raise InvalidError(fault, where=review.where)
+
+
+def check_scope(review: Review) -> None:
+    """Refuse an object without the namespace its kind needs, or with one it cannot have."""
+    namespace = review.object["metadata"].get("namespace", "")
+    check_namespace(review.kind, namespace, review.where)
+
+
+def check_size(review: Review) -> None:
+    """Refuse an object larger than etcd takes."""
+    size = len(render(review.object))
+    if size > MAX_BYTES:
+        raise InvalidError(f"{size} bytes, at most {MAX_BYTES} fit", where=review.where, fix="make the object smaller")
+
+
+CHECKS: Final[tuple[Check, ...]] = (check_schema, check_metadata, check_scope, check_size)
+
+
+def check_namespace(kind: Kind, namespace: str, where: str) -> None:
+    """Refuse a namespace that does not fit the kind's scope."""
+    if kind.namespaced and not namespace:
+        raise InvalidError(f"a namespace is required: {kind.name} is namespaced", where=where)
+    if namespace and not kind.namespaced:
+        raise InvalidError(f"namespace {namespace!r} given, but {kind.name} has none", where=where)
+    if namespace and not is_namespace(namespace):
+        raise InvalidError(f"{namespace!r} is no namespace name", where=where)
+
+
+class Admission:
+    """Schemas by kind, and the chain of checks.
+
+    A kind without a schema of its own keeps unknown fields, and must fit the Struct that the writer uses.
+    """
+
+    def __init__(self, schemas: Iterable[type[Resource]], checks: Sequence[Check] = CHECKS) -> None:
+        self._schemas = {type_key(schema.kind_info): schema for schema in schemas}
+        self._pruners = {key: _pruner(msgspec.inspect.type_info(schema)) for key, schema in self._schemas.items()}
+        self._prune_metadata = _pruner(msgspec.inspect.type_info(Metadata))
+        self._checks = tuple(checks)
+
+    def admit(
+        self, verb: str, writer: type[Resource], new: Document, old: Document | None = None, subresource: str = ""
+    ) -> Document:
+        """Return the document pruned, or raise what a check says."""
+        kind = writer.kind_info
+        new = self.prune(writer, new)
+        review = Review(verb, kind, self._schemas.get(type_key(kind), writer), new, old, subresource)
+        for check in self._checks:
+            check(review)
+        return new
+
+    def prune(self, writer: type[Resource], document: Document) -> Document:
+        """Return the document without the fields that its kind does not know."""
+        prune = self._pruners.get(type_key(writer.kind_info))
+        kept = dict(document) if prune is None else prune(document)
+        if self._prune_metadata is not None and isinstance(document.get("metadata"), dict):
+            kept["metadata"] = self._prune_metadata(document["metadata"])
+        return {"apiVersion": document["apiVersion"], "kind": document["kind"], **kept}
+
+
+_Prune = Callable[[Any], Any]
+
+
+def _pruner(info: msgspec.inspect.Type, seen: Mapping[type, list[_Prune]] | None = None) -> _Prune | None:
+    """Compile the removal of fields that a type does not know; None when nothing below it could be removed."""
+    seen = seen or {}
+    match info:
+        case msgspec.inspect.StructType():
+            return _struct_pruner(info, seen)
+        case msgspec.inspect.ListType(item_type=item) | msgspec.inspect.VarTupleType(item_type=item):
+            return _list_pruner(_pruner(item, seen))
+        case msgspec.inspect.DictType(value_type=item):
+            return _dict_pruner(_pruner(item, seen))
+        case msgspec.inspect.UnionType(types=types):
+            options = [found for option in types if (found := _pruner(option, seen)) is not None]
+            # Which option of several a value means is for the decoder to say; prune where there is no doubt.
+            return options[0] if len(options) == 1 else None
+    return None
+
+
+def _list_pruner(inner: _Prune | None) -> _Prune | None:
+    if inner is None:
+        return None
+    return lambda value: [inner(part) for part in value] if isinstance(value, list) else value
+
+
+def _dict_pruner(inner: _Prune | None) -> _Prune | None:
+    if inner is None:
+        return None
+    return lambda value: {key: inner(part) for key, part in value.items()} if isinstance(value, dict) else value
+
+
+def _struct_pruner(info: msgspec.inspect.StructType, seen: Mapping[type, list[_Prune]]) -> _Prune:
+    if info.cls in seen:
+        slot = seen[info.cls]
+
+        def again(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+            return slot[0](value)  # filled once the type around this one is compiled
+
+        return again
+    own: list[_Prune] = []
+    below = {**seen, info.cls: own}
+    fields = {field.encode_name: _pruner(field.type, below) for field in info.fields}
+
+    def prune(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        if not isinstance(value, dict):
+            return value
+        kept = {}
+        for key, part in value.items():
+            if key in fields:
+                inner = fields[key]
+                kept[key] = part if inner is None else inner(part)
+        return kept
+
+    own.append(prune)
+    return prune

@@ -1,0 +1,50 @@
+"""Objects as JSON values: what is stored, merged and compared here, whatever Struct a caller reads it with.
+
+Only this package handles objects untyped, because a store must keep fields that one reader's Struct leaves out.
+"""
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ugallu.api.meta import Kind, Resource
+
+Document: TypeAlias = dict[str, Any]
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def parse(body: bytes) -> Document:
+    """Return the document of a stored body."""
+    return _decode(body)
+
+
+def render(document: Document) -> bytes:
+    """Return the body to store."""
+    return msgspec.json.encode(document)
+
+
+def document_of(resource: Resource) -> Document:
+    """Return a Struct as a document, with `apiVersion` and `kind`."""
+    kind = type(resource).kind_info
+    return {"apiVersion": kind.api_version, "kind": kind.name, **msgspec.to_builtins(resource)}
+
+
+def type_key(kind: Kind) -> str:
+    """Return what identifies a kind across versions: `group/Kind`."""
+    return f"{kind.group}/{kind.name}"
+
+
+def place(kind: Kind, namespace: str, name: str) -> str:
+    """Return how messages name an object."""
+    return f"{kind.plural}/{namespace}/{name}" if namespace else f"{kind.plural}/{name}"
+
+
+def value_at(document: Document, path: str) -> str:
+    """Return the value at a dotted path as a field selector sees it; empty when it is absent or no scalar."""
+    value: Any = document
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, str | int) else ""
