@@ -11,7 +11,17 @@ from ugallu.api.audit import (
     user_of,
 )
 from ugallu.api.catalog import CATALOGUE, EventClass, EventType, Severity
-from ugallu.api.event import ClusterIdentity, EvidenceRef, SecurityEvent, SecurityEventSpec, SourceRef
+from ugallu.api.detection import AuditDetectionConfig, AuditDetectionConfigSpec
+from ugallu.api.event import (
+    LABEL_EXPERIMENTAL,
+    MAX_SIGNAL_BYTES,
+    MAX_SIGNALS,
+    ClusterIdentity,
+    EvidenceRef,
+    SecurityEvent,
+    SecurityEventSpec,
+    SourceRef,
+)
 from ugallu.api.meta import (
     Condition,
     Config,
@@ -45,8 +55,11 @@ from ugallu.api.sigma import (
     UserMatch,
 )
 from ugallu.api.subject import Clue, ExternalKind, Subject, external
-from ugallu.cluster.port import Key, View, key_of
+from ugallu.clock import Clock
+from ugallu.cluster.port import Cluster, Key, NotFoundError, View, key_of
+from ugallu.emit.port import Emitter
 from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError, UgalluError
+from ugallu.metrics import Metrics
 from ugallu.operator.contract import (
     After,
     BatchDetector,
@@ -66,7 +79,12 @@ from ugallu.pace import TokenBucket
 
 __all__ = [
     "CATALOGUE",
+    "LABEL_EXPERIMENTAL",
+    "MAX_SIGNALS",
+    "MAX_SIGNAL_BYTES",
     "After",
+    "AuditDetectionConfig",
+    "AuditDetectionConfigSpec",
     "AuditObject",
     "AuditRecord",
     "AuditResponse",
@@ -74,13 +92,16 @@ __all__ = [
     "Batch",
     "BatchDetector",
     "Checkpoint",
+    "Clock",
     "Clue",
+    "Cluster",
     "ClusterIdentity",
     "Condition",
     "Config",
     "ConflictError",
     "Decision",
     "Detector",
+    "Emitter",
     "EventClass",
     "EventType",
     "EvidenceRef",
@@ -92,6 +113,8 @@ __all__ = [
     "Key",
     "Kind",
     "Metadata",
+    "Metrics",
+    "NotFoundError",
     "ObjectRefMatch",
     "ObjectReference",
     "Observation",
