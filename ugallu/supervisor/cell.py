@@ -4,7 +4,6 @@ config object ──> build ──> Parts: reconcilers armed first, then detecto
       └─ invalid: Ready=False with field and reason; the Parts that run keep running
 """
 
-import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,14 +12,11 @@ from typing import Any
 import anyio
 import anyio.abc
 import msgspec
-import structlog
 
 from ugallu.api.meta import Condition, Config, Resource, decode_strict, utc_seconds, with_condition
 from ugallu.bus.port import Bus
-from ugallu.clock import Clock
-from ugallu.cluster.port import Cache, Cluster, View
-from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
-from ugallu.metrics import Metrics
+from ugallu.cluster.port import View
+from ugallu.errors import PermanentError, RefusedError, UgalluError
 from ugallu.operator.contract import Operator, Parts, Service
 from ugallu.operator.platform import Platform
 from ugallu.pace import Backoff
@@ -67,11 +63,11 @@ class Cell:
         self.failed: Exception | None = None
         """Why there are no Parts."""
         self._platform = platform
-        self._cluster: Cluster = platform.cluster
-        self._cache: Cache = platform.cache
-        self._clock: Clock = platform.clock
-        self._metrics: Metrics = platform.metrics
-        self._log: structlog.typing.FilteringBoundLogger = platform.log
+        self._cluster = platform.cluster
+        self._cache = platform.cache
+        self._clock = platform.clock
+        self._metrics = platform.metrics
+        self._log = platform.log
         self._bus = bus
         self._intake = intake
         self._positions = positions

@@ -50,7 +50,7 @@ def one_by_one(detector: Detector[Any], seen: Sequence[Any]) -> Swept:
     while True:
         try:
             # `rest` remembers where an error struck, so the loop is entered again only after one.
-            for index, observation in rest:  # noqa: B007 - read by the handler
+            for index, observation in rest:
                 for finding in inspect(observation):
                     found.append((index, finding))  # noqa: PERF401 - those before an error count
         except Exception as error:  # noqa: BLE001 - the guard

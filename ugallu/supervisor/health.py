@@ -4,7 +4,7 @@ A server of our own, because these three GETs are all there is: importing aiohtt
 15 MiB (docs/decisions). One request a connection, a bounded head, a deadline, few connections at a time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 import anyio
@@ -108,18 +108,25 @@ async def serve(
                     where=" and ".join(names),
                     fix="choose another address, or an empty one to switch it off",
                 ) from error
-            port = listener.extra(anyio.abc.SocketAttribute.local_port)
-            bound |= {name: f"{host or '127.0.0.1'}:{port}" for name in names}
+            port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - no Django here
+            bound |= dict.fromkeys(names, f"{host or '127.0.0.1'}:{port}")
 
             async def handle(stream: anyio.abc.SocketStream, names: list[str] = names) -> None:
                 async with limit, stream:
                     with anyio.move_on_after(DEADLINE_SECONDS):
                         await _converse(stream, probes, names)
 
-            listeners.start_soon(listener.serve, handle)
+            listeners.start_soon(_listen, listener, handle)
         if bound:
             log.info("listening", **bound)
         task_status.started(bound)
+
+
+async def _listen(
+    listener: anyio.abc.Listener[anyio.abc.SocketStream], handle: Callable[[anyio.abc.SocketStream], Awaitable[None]]
+) -> None:
+    async with listener:
+        await listener.serve(handle)
 
 
 async def _converse(stream: anyio.abc.SocketStream, probes: Probes, names: list[str]) -> None:

@@ -57,6 +57,10 @@ class Intake:
         """Names of the sources that have not ended."""
         return sorted(self._scopes)
 
+    def serves(self, observes: type[Any]) -> bool:
+        """Tell whether a source of this type was added and has not ended."""
+        return any(source.observes is observes for source, _ in self._sources.values())
+
     def open(self, tg: anyio.abc.TaskGroup) -> None:
         """Start what was added, in this group; what is added later starts at once."""
         self._tg = tg
