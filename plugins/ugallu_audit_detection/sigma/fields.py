@@ -1,0 +1,154 @@
+"""The fields of an audit record, by the names that rule authors use."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ugallu_audit_detection.sigma.expr import Check, Field, Part, Shape
+from ugallu_audit_detection.sigma.objects import containers
+from ugallu_audit_detection.sigma.path import Path, Step, Walk, crossing, walk
+from ugallu_audit_detection.sigma.view import DECISION, RecordView
+
+VERB = Field("verb", Part.KEY, Shape.TEXT, lambda view: view.record.verb)
+STAGE = Field("stage", Part.KEY, Shape.TEXT, lambda view: view.record.stage)
+API_GROUP = Field("objectRef.apiGroup", Part.KEY, Shape.TEXT, lambda view: view.ref.api_group)
+RESOURCE = Field("objectRef.resource", Part.KEY, Shape.TEXT, lambda view: view.ref.resource)
+SUBRESOURCE = Field("objectRef.subresource", Part.KEY, Shape.TEXT, lambda view: view.ref.subresource)
+HAS_OBJECT = Check("the request names an object (objectRef)", Part.KEY, lambda view: view.record.object_ref is not None)
+
+LEVEL = Field("level", Part.ENVELOPE, Shape.TEXT, lambda view: view.record.level)
+AUDIT_ID = Field("auditID", Part.ENVELOPE, Shape.TEXT, lambda view: view.record.audit_id)
+REQUEST_URI = Field("requestURI", Part.ENVELOPE, Shape.TEXT, lambda view: view.record.request_uri)
+DECODED_URI = Field("requestURI, as sent or percent-decoded,", Part.ENVELOPE, Shape.TEXTS, lambda view: view.uris)
+USER_AGENT = Field("userAgent", Part.ENVELOPE, Shape.TEXT, lambda view: view.record.user_agent)
+RECEIVED = Field(
+    "requestReceivedTimestamp", Part.ENVELOPE, Shape.TEXT, lambda view: view.record.request_received_timestamp
+)
+STAGE_TIME = Field("stageTimestamp", Part.ENVELOPE, Shape.TEXT, lambda view: view.record.stage_timestamp)
+API_VERSION = Field("objectRef.apiVersion", Part.ENVELOPE, Shape.TEXT, lambda view: view.ref.api_version)
+NAMESPACE = Field("objectRef.namespace", Part.ENVELOPE, Shape.TEXT, lambda view: view.ref.namespace)
+NAME = Field("objectRef.name", Part.ENVELOPE, Shape.TEXT, lambda view: view.ref.name)
+OBJECT_UID = Field("objectRef.uid", Part.ENVELOPE, Shape.TEXT, lambda view: view.ref.uid)
+RESOURCE_VERSION = Field("objectRef.resourceVersion", Part.ENVELOPE, Shape.TEXT, lambda view: view.ref.resource_version)
+
+USERNAME = Field("user.username", Part.USER, Shape.TEXT, lambda view: view.user.username)
+USER_UID = Field("user.uid", Part.USER, Shape.TEXT, lambda view: view.user.uid)
+GROUPS = Field("user.groups", Part.USER, Shape.TEXTS, lambda view: view.user.groups)
+HAS_USER = Check("user is present", Part.USER, lambda view: bool(view.record.user) and view.user.username != "")
+
+
+def _of_impersonated(name: str) -> Callable[[RecordView], str]:
+    def read(view: RecordView) -> str:
+        caller = view.impersonated
+        return getattr(caller, name) if caller is not None else ""
+
+    return read
+
+
+IMPERSONATED_NAME = Field("impersonatedUser.username", Part.USER, Shape.TEXT, _of_impersonated("username"))
+IMPERSONATED_UID = Field("impersonatedUser.uid", Part.USER, Shape.TEXT, _of_impersonated("uid"))
+IMPERSONATED_GROUPS = Field(
+    "impersonatedUser.groups",
+    Part.USER,
+    Shape.TEXTS,
+    lambda view: view.impersonated.groups if view.impersonated is not None else (),
+)
+HAS_IMPERSONATED = Check("impersonatedUser is present", Part.USER, lambda view: view.impersonated is not None)
+
+CODE = Field(
+    "responseStatus.code",
+    Part.STATUS,
+    Shape.VALUES,
+    lambda view: (view.response.code,) if view.response.code else (),
+)
+STATUS = Field("responseStatus.status", Part.STATUS, Shape.TEXT, lambda view: view.response.status)
+REASON = Field("responseStatus.reason", Part.STATUS, Shape.TEXT, lambda view: view.response.reason)
+MESSAGE = Field("responseStatus.message", Part.STATUS, Shape.TEXT, lambda view: view.response.message)
+DECISION_MADE = Field("the authorizer's decision", Part.ANNOTATIONS, Shape.TEXT, lambda view: view.decision)
+DECISION_NOTED = Field(
+    f"annotations.{DECISION}", Part.ANNOTATIONS, Shape.TEXT, lambda view: view.annotations.get(DECISION, "")
+)
+LAST_HOP = Field("sourceIPs (last hop)", Part.SOURCES, Shape.TEXTS, lambda view: view.source_ips[-1:])
+ALL_HOPS = Field("sourceIPs", Part.SOURCES, Shape.TEXTS, lambda view: view.source_ips)
+DRY_RUN = Check("the request is a dry run", Part.ENVELOPE, lambda view: view.dry_run)
+
+
+def user_extra(key: str) -> Field:
+    """`user.extra` under one key."""
+    return Field(f"user.extra.{key}", Part.USER, Shape.TEXTS, lambda view: view.user.extra.get(key, ()))
+
+
+def impersonated_extra(key: str) -> Field:
+    """`impersonatedUser.extra` under one key."""
+
+    def read(view: RecordView) -> tuple[str, ...]:
+        caller = view.impersonated
+        return caller.extra.get(key, ()) if caller is not None else ()
+
+    return Field(f"impersonatedUser.extra.{key}", Part.USER, Shape.TEXTS, read)
+
+
+def annotation(key: str) -> Field:
+    """One annotation; absent is no value, empty is one."""
+
+    def read(view: RecordView) -> tuple[str, ...]:
+        value = view.annotations.get(key)
+        return () if value is None else (value,)
+
+    return Field(f"annotations.{key}", Part.ANNOTATIONS, Shape.TEXTS, read)
+
+
+_BODIES: dict[Part, tuple[str, Callable[[RecordView], Any]]] = {
+    Part.REQUEST: ("requestObject", lambda view: view.request_object),
+    Part.RESPONSE: ("responseObject", lambda view: view.response_object),
+    Part.EFFECTIVE: ("object", lambda view: view.effective[0]),
+}
+
+
+def body_path(part: Part, path: Path) -> Field:
+    """The values at a native path in one of the bodies."""
+    name, body = _BODIES[part]
+    return _body_field(f"{name} {path.text}", part, _rooted(part, path.root, body), walk(path.steps))
+
+
+def pod_path(root: str, steps: tuple[Step, ...], name: str) -> Field:
+    """The values below `$pod` or `$ctr` in the effective object."""
+    return _body_field(name, Part.EFFECTIVE, _rooted(Part.EFFECTIVE, root, _BODIES[Part.EFFECTIVE][1]), walk(steps))
+
+
+def dotted_path(part: Part, segments: tuple[str, ...], *, leaves: bool = True) -> Field:
+    """The values of a dotted name in one of the bodies; see `path.crossing`."""
+    name, body = _BODIES[part]
+    text = ".".join((name, *segments)) + ("" if leaves else " itself")
+    return _body_field(text, part, body, crossing(segments, leaves=leaves))
+
+
+def authentication(segments: tuple[str, ...], *, leaves: bool = True) -> Field:
+    """The values of a dotted name in `authenticationMetadata`."""
+    look = crossing(segments, leaves=leaves)
+    name = ".".join(("authenticationMetadata", *segments)) + ("" if leaves else " itself")
+    return Field(name, Part.ANNOTATIONS, Shape.VALUES, lambda view: look(view.authentication))
+
+
+def _rooted(part: Part, root: str, body: Callable[[RecordView], Any]) -> Callable[[RecordView], Any]:
+    if root == "$":
+        return body
+    pod: Callable[[RecordView], Any] = (
+        (lambda view: view.effective_pod) if part is Part.EFFECTIVE else (lambda view: view.pod_of(body(view)))
+    )
+    if root == "$pod":
+        return pod
+    return lambda view: containers(pod(view))
+
+
+def _body_field(name: str, part: Part, body: Callable[[RecordView], Any], look: Walk) -> Field:
+    def read(view: RecordView) -> list[Any]:
+        found = view.found
+        if found is None:
+            found = view.found = {}
+        values = found.get(name)
+        if values is None:
+            document = body(view)
+            values = found[name] = look(document) if document is not None else []
+        return values
+
+    return Field(name, part, Shape.VALUES, read)

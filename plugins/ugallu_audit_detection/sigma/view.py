@@ -1,0 +1,224 @@
+"""RecordView: the parts of one audit record that rules look into, decoded when first asked for, and only once.
+
+A part of the wrong shape behaves as if it were absent; `malformed` names it.
+"""
+
+from collections.abc import Callable  # noqa: TC003 - a type of the descriptor below
+from typing import Any, Generic, Self, TypeVar, overload
+from urllib.parse import unquote, unquote_plus
+
+import msgspec
+
+from ugallu.sdk import AuditObject, AuditRecord, AuditResponse, AuditUser
+from ugallu_audit_detection.sigma.objects import is_resource, pod_spec, projected
+from ugallu_audit_detection.sigma.values import body_of
+
+NOBODY = AuditUser()
+NOTHING = AuditObject()
+UNANSWERED = AuditResponse()
+DECISION = "authorization.k8s.io/decision"
+TRUNCATED = "audit.k8s.io/truncated"
+
+_user = msgspec.json.Decoder(AuditUser | None)
+_response = msgspec.json.Decoder(AuditResponse | None)
+_texts = msgspec.json.Decoder(dict[str, str] | None)
+_addresses = msgspec.json.Decoder(tuple[str, ...] | None)
+_CALLERS = 4096
+
+
+class Callers:
+    """Callers already decoded, by their bytes: a cluster has few, and each makes thousands of requests."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, AuditUser | None] = {}
+
+
+T = TypeVar("T")
+
+
+class part(Generic[T]):  # noqa: N801 - reads like `property`
+    """A property that is computed once: afterwards the instance's own value hides it, at the cost of an attribute."""
+
+    def __init__(self, compute: "Callable[[RecordView], T]") -> None:
+        self.compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, view: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, view: "RecordView", owner: type) -> T: ...
+    def __get__(self, view: "RecordView | None", owner: type) -> "Self | T":
+        """Compute, and remember under the same name."""
+        if view is None:
+            return self
+        value = view.__dict__[self.name] = self.compute(view)
+        return value
+
+
+class RecordView:
+    """One record, opened part by part. Make one per record and let all rules share it."""
+
+    def __init__(self, record: AuditRecord, callers: Callers | None = None) -> None:
+        self.record = record
+        self.malformed: tuple[str, ...] = ()
+        self._callers = callers
+        self.found: dict[str, list[Any]] | None = None
+        """What paths named in the bodies, for the other rules that look there."""
+
+    @property
+    def ref(self) -> AuditObject:
+        """The object reference; one without any field when the request names none."""
+        return self.record.object_ref or NOTHING
+
+    @part
+    def user(self) -> AuditUser:
+        """The original caller."""
+        return self._caller(self.record.user, "user") or NOBODY
+
+    @part
+    def impersonated(self) -> AuditUser | None:
+        """The caller whom the original one acts as."""
+        return self._caller(self.record.impersonated_user, "impersonatedUser")
+
+    def _caller(self, raw: msgspec.Raw, name: str) -> AuditUser | None:
+        key = bytes(raw)
+        if not key:
+            return None
+        callers = self._callers
+        if callers is not None and key in callers.known:
+            return callers.known[key]
+        try:
+            caller: AuditUser | None = _user.decode(key)
+        except (msgspec.DecodeError, RecursionError):
+            self.malformed += (name,)
+            return None  # not remembered, so that every occurrence counts
+        if callers is not None:
+            if len(callers.known) >= _CALLERS:
+                callers.known.clear()
+            callers.known[key] = caller
+        return caller
+
+    @part
+    def response(self) -> AuditResponse:
+        """`responseStatus`; code 0 before a status is known."""
+        return self._decoded(_response, self.record.response_status, "responseStatus") or UNANSWERED
+
+    @part
+    def annotations(self) -> dict[str, str]:
+        """What admission and authorization noted."""
+        return self._decoded(_texts, self.record.annotations, "annotations") or {}
+
+    @part
+    def source_ips(self) -> tuple[str, ...]:
+        """The addresses a request came through; only the last one was seen by the API server itself."""
+        return self._decoded(_addresses, self.record.source_ips, "sourceIPs") or ()
+
+    def _decoded(self, decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw, name: str) -> Any:  # noqa: ANN401
+        if not raw:
+            return None
+        try:
+            return decoder.decode(raw)
+        except (msgspec.DecodeError, RecursionError):
+            self.malformed += (name,)
+            return None
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the API server cut the bodies off: they are unknown then, not absent."""
+        record = self.record
+        return not (record.request_object or record.response_object) and self.annotations.get(TRUNCATED) == "true"
+
+    @part
+    def request_object(self) -> Any:  # noqa: ANN401 - any JSON
+        """The body that was sent; None when there is none."""
+        return self._body(self.record.request_object, "requestObject")
+
+    @part
+    def response_object(self) -> Any:  # noqa: ANN401 - any JSON
+        """The body that was answered; None when there is none."""
+        return self._body(self.record.response_object, "responseObject")
+
+    @part
+    def authentication(self) -> Any:  # noqa: ANN401 - any JSON
+        """`authenticationMetadata` of recent API servers."""
+        return self._body(self.record.authentication_metadata, "authenticationMetadata")
+
+    def _body(self, raw: msgspec.Raw, name: str) -> Any:  # noqa: ANN401 - any JSON
+        if not raw:
+            return None
+        well, body = body_of(raw)
+        if not well:
+            self.malformed += (name,)
+        return body
+
+    @part
+    def effective(self) -> tuple[Any, bool]:
+        """The object a request is about, and whether it is whole (a patch knows only what it changes)."""
+        return self._effective_object()
+
+    def _effective_object(self) -> tuple[Any, bool]:
+        verb = self.record.verb
+        if self.record.response_object and is_resource(self.response_object):
+            return self.response_object, True
+        if verb in ("create", "update"):
+            return self.request_object, True
+        if verb == "patch":
+            patch = self.request_object
+            return (projected(patch) if isinstance(patch, list) else patch), False
+        return None, True
+
+    @part
+    def effective_pod(self) -> Any:  # noqa: ANN401 - any JSON
+        """The Pod spec of the effective object."""
+        return self.pod_of(self.effective[0])
+
+    def pod_of(self, body: Any) -> Any:  # noqa: ANN401 - any JSON
+        """Return the Pod spec inside a body of the resource that the request names."""
+        ref = self.ref
+        return None if body is None else pod_spec(ref.api_group, ref.resource, body)
+
+    @property
+    def decision(self) -> str:
+        """`allow` or `forbid` by the authorizer's annotation, else by the response code; empty when unknown."""
+        noted = self.annotations.get(DECISION, "")
+        if noted in ("allow", "forbid"):
+            return noted
+        code = self.response.code
+        return "" if code == 0 else "forbid" if code == 403 else "allow"
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether the request was made with `dryRun=All`, so that nothing was stored.
+
+        The API server ignores the query of a delete that has a body. A delete whose body is not in the record is
+        therefore never taken for a dry run: it would be an easy way past every rule.
+        """
+        record = self.record
+        if record.verb in ("delete", "deletecollection"):
+            body = self.request_object
+            if body is not None:
+                wanted = body.get("dryRun") if isinstance(body, dict) else None
+                return isinstance(wanted, list) and "All" in wanted
+            if record.level not in ("Request", "RequestResponse") or self.truncated:
+                return False
+        return dry_run_asked(record.request_uri)
+
+    @property
+    def uris(self) -> tuple[str, str]:
+        """The request URI as sent, and percent-decoded."""
+        uri = self.record.request_uri
+        return uri, unquote(uri)
+
+
+def dry_run_asked(uri: str) -> bool:
+    """Whether the query of a request URI holds `dryRun=All`, in whatever spelling."""
+    query = uri.partition("?")[2]
+    if not query or ("dryRun" not in query and "%" not in query):
+        return False
+    return any(
+        unquote_plus(name) == "dryRun" and unquote_plus(value) == "All"
+        for name, _, value in (pair.partition("=") for pair in query.split("&"))
+    )
