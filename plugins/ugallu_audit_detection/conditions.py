@@ -1,0 +1,97 @@
+"""What the status of a SigmaRule says: a condition for each thing that a person should know, and none for the rest."""
+
+import datetime as dt
+
+from ugallu.sdk import Condition, RuleException, SigmaRuleSpec
+from ugallu_audit_detection.arming import Armed
+from ugallu_audit_detection.levels import WRITES, Levels
+from ugallu_audit_detection.sigma.errors import RuleError
+
+MAX_MESSAGE = 1024
+
+
+def compiled(error: RuleError | None, serving: str) -> Condition:
+    """Whether this version of the rule compiles."""
+    if error is None:
+        return _condition("Compiled", holds=True, reason="Compiled", message="")
+    return _condition("Compiled", holds=False, reason=str(error.reason), message=f"{error}; {serving}")
+
+
+def tested(armed: Armed | None, wrong: str) -> Condition:
+    """Whether the rule's own tests pass."""
+    if armed is None:
+        return _condition("Tested", holds=None, reason="NotCompiled", message="the tests did not run")
+    count = len(armed.spec.tests)
+    if wrong:
+        return _condition("Tested", holds=False, reason="TestFailed", message=wrong)
+    if not count:
+        return _condition("Tested", holds=None, reason="NoTests", message="the rule carries no tests")
+    return _condition("Tested", holds=True, reason="Passed", message=f"{count} of {count} tests pass")
+
+
+def serving(spec: SigmaRuleSpec, *, good: bool, last_good: bool) -> Condition:
+    """Whether some version of the rule looks at events."""
+    if not spec.enabled:
+        return _condition("Serving", holds=False, reason="Disabled", message="enabled is false")
+    if good:
+        return _condition("Serving", holds=True, reason="Armed", message="")
+    if last_good:
+        return _condition(
+            "Serving",
+            holds=True,
+            reason="LastGoodVersion",
+            message="an earlier version serves until this is mended",
+        )
+    return _condition("Serving", holds=False, reason="NotArmed", message="no version of this rule serves")
+
+
+def remarks(armed: Armed, levels: Levels, now: dt.datetime) -> list[Condition]:
+    """What is odd about a rule that compiles: each condition stands here only while it is true."""
+    found = []
+    rule = armed.compiled
+    if rule.matches_everything:
+        found.append(_remark("MatchesEverything", "NoCondition", "every audit event matches this rule"))
+    if rule.never_matches:
+        found.append(
+            _remark("NeverMatches", "Contradiction", "the conditions contradict each other: no event can match")
+        )
+    if rule.unknown_fields:
+        names = ", ".join(rule.unknown_fields)
+        found.append(_remark("UnknownField", "NotAnAuditField", f"no audit event has: {names}"))
+    blind = _blind(armed, levels)
+    if blind:
+        needed = rule.needs.level
+        found.append(
+            _remark(
+                "NeedsLevel",
+                "OnlyMetadataSeen",
+                f"the rule looks into bodies, but an hour of {', '.join(blind)} had none: audit them at {needed}",
+            )
+        )
+    expired = [one.exception for one in armed.exempt if now.timestamp() >= one.until]
+    if expired:
+        found.append(_remark("ExceptionExpired", "Expired", f"suppresses no more: {_names(expired)}"))
+    endless = [one.exception for one in armed.exempt if one.exception.expires is None]
+    if endless:
+        found.append(_remark("ExceptionWithoutExpiry", "NoExpiry", f"suppresses for ever: {_names(endless)}"))
+    return found
+
+
+def _blind(armed: Armed, levels: Levels) -> list[str]:
+    needs, dispatch = armed.compiled.needs, armed.compiled.dispatch
+    if needs.level == "Metadata" or (dispatch.verbs is not None and not dispatch.verbs & WRITES):
+        return []
+    return [f"{plural}.{group}".rstrip(".") for group, plural in levels.bodiless(dispatch.groups, dispatch.resources)]
+
+
+def _names(exceptions: list[RuleException]) -> str:
+    return "; ".join(f"{one.name} (owner {one.owner})" for one in exceptions)
+
+
+def _remark(kind: str, reason: str, message: str) -> Condition:
+    return _condition(kind, holds=True, reason=reason, message=message)
+
+
+def _condition(kind: str, *, holds: bool | None, reason: str, message: str) -> Condition:
+    status = "Unknown" if holds is None else "True" if holds else "False"
+    return Condition(type=kind, status=status, reason=reason, message=message[:MAX_MESSAGE])

@@ -1,0 +1,216 @@
+"""`Engine`: all armed rules as one detector. From audit events to findings, with every match accounted for.
+
+    match ─> stage ─> exception ─> dedupe ─> rate ─> finding
+    A request is one fact for a rule: once its ResponseStarted was reported, its ResponseComplete is not a second one.
+    RequestReceived, whose outcome nobody knows yet, counts only for a rule that asks for that stage.
+
+Decisions go by the events' own time and by what `snapshot` keeps, so that the same events give the same findings,
+however they are cut into batches and whenever the process dies.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from ugallu.sdk import AuditRecord, Finding, Metrics, PermanentError, Subject
+from ugallu_audit_detection.arming import RECEIVED, Armed
+from ugallu_audit_detection.levels import Levels
+from ugallu_audit_detection.limiter import Limiter
+from ugallu_audit_detection.memory import Recent, digest
+from ugallu_audit_detection.pulse import Pulse
+from ugallu_audit_detection.seen import Seen
+from ugallu_audit_detection.sigma.match import Matcher
+from ugallu_audit_detection.subjects import identity_of, subject_of
+from ugallu_audit_detection.tallies import Tallies, Tally
+
+RATE: Final = "rule_rate_limit"
+EXCEPTION: Final = "exception"
+DEDUPE: Final = "dedupe"
+
+_STARTED: Final = "ResponseStarted"
+_MAX_ACTOR: Final = 256
+
+
+class State(msgspec.Struct, frozen=True, array_like=True):
+    """What a checkpoint keeps of the engine; the first field is the format."""
+
+    format: int
+    matched: int
+    dropped: dict[str, int]
+    tallies: dict[str, Tally]
+    buckets: dict[str, tuple[float, float, float, float]]
+    reported: tuple[bytes, list[float]]
+    started: tuple[bytes, list[float]]
+
+
+class Engine:
+    """The detector. Rules are armed and disarmed by name; the matcher is rebuilt once, at the next batch."""
+
+    name = "rules"
+    observes = AuditRecord
+
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self.tallies = Tallies()
+        self.levels = Levels()
+        self.pulse = Pulse()
+        self._metrics = metrics
+        self._armed: dict[str, Armed] = {}
+        self._matcher: Matcher | None = None
+        self._limiter = Limiter()
+        self._reported = Recent()
+        self._started = Recent()
+        self._matched = 0
+        self._dropped: dict[str, int] = {RATE: 0, EXCEPTION: 0, DEDUPE: 0}
+
+    # Rules
+
+    def arm(self, rule: Armed) -> None:
+        """Let this version serve from the next batch on, in the place of an earlier one."""
+        self._limiter.adopt(rule.name, rule.spec.rate_limit)
+        self._armed[rule.name] = rule
+        self._matcher = None
+
+    def disarm(self, name: str) -> None:
+        """Stop serving this rule; its bucket and counts stay, in case it returns."""
+        if self._armed.pop(name, None) is not None:
+            self._matcher = None
+
+    def forget(self, name: str) -> None:
+        """The rule is gone, and so is everything kept for it."""
+        self.disarm(name)
+        self._limiter.forget(name)
+        self.tallies.forget(name)
+
+    def serving(self, name: str) -> Armed | None:
+        """Return the version that serves."""
+        return self._armed.get(name)
+
+    @property
+    def rules(self) -> Sequence[str]:
+        """Names of the rules that serve, in order."""
+        return sorted(self._armed)
+
+    # Detection
+
+    def inspect(self, record: AuditRecord) -> Iterable[Finding]:
+        """Return what this event proves."""
+        return [finding for _, finding in self.inspect_batch((record,))]
+
+    def inspect_batch(self, records: Sequence[AuditRecord]) -> Iterator[tuple[int, Finding]]:
+        """Yield what each event proves, in order."""
+        matcher = self._matcher
+        if matcher is None:
+            # Sorted, so that two rules on one event speak in the same order on every machine.
+            matcher = self._matcher = Matcher([self._armed[name].compiled for name in sorted(self._armed)])
+        self.pulse.beat(records)
+        self.levels.note(records)
+        for index, rules in matcher.match_batch(records):
+            seen = Seen(records[index])
+            for rule in rules:
+                finding = self._judge(self._armed[rule.name], seen)
+                if finding is not None:
+                    yield index, finding
+        if self._metrics is not None:
+            self.tallies.publish(self._metrics)
+
+    def _judge(self, rule: Armed, seen: Seen) -> Finding | None:
+        record = seen.record
+        fact = b""
+        if record.stage == RECEIVED:
+            if not rule.early:
+                return None
+            fact = digest(rule.name, record.correlation(""))
+        elif len(self._started) or record.stage == _STARTED:
+            fact = digest(rule.name, record.correlation(""))
+        if fact and self._started.pop(fact):
+            if record.stage == _STARTED:  # the request is not over: its end is still to be recognised
+                self._started.note(fact, 0.0)
+            return None
+        seen_at = record.seen_at
+        now = seen_at.timestamp()
+        self._matched += 1
+        if rule.excepted(record, now):
+            self._dropped[EXCEPTION] += 1
+            return None
+        about = subject_of(seen)
+        key = key_of(rule.name, seen, about)
+        repeat = b""
+        if rule.window:
+            repeat = digest(rule.name, *([read(seen) for read in rule.same] or [key, about.key]))
+            if self._reported.within(repeat, now, rule.window):
+                self._dropped[DEDUPE] += 1
+                return None
+        tally = self.tallies.of(rule.name)
+        if not self._limiter.allows(rule.name, now):
+            self._dropped[RATE] += 1
+            tally.limited += 1
+            return None
+        finding = Finding(
+            type=rule.type,
+            about=about,
+            key=key,
+            severity=rule.spec.emit.severity,
+            event_class=rule.spec.emit.class_,
+            signals=rule.signals.of(seen),
+            detected_at=seen_at,
+            experimental=rule.experimental,
+        )
+        # From here on nothing can fail: what was counted and spent stands for a finding that leaves.
+        self._limiter.take(rule.name)
+        tally.hit(seen_at)
+        if repeat:
+            self._reported.note(repeat, now)
+        if fact and record.stage in (RECEIVED, _STARTED):
+            self._started.note(fact, now)
+        return finding
+
+    # What a restart must not lose
+
+    def snapshot(self) -> bytes:
+        """Return books, counts, buckets and memories."""
+        return msgspec.msgpack.encode(
+            State(
+                format=1,
+                matched=self._matched,
+                dropped=self._dropped,
+                tallies=self.tallies.snapshot(),
+                buckets=self._limiter.snapshot(),
+                reported=self._reported.snapshot(),
+                started=self._started.snapshot(),
+            )
+        )
+
+    def restore(self, state: bytes) -> None:
+        """Become what `snapshot` saw; the rules that serve stay those that serve now."""
+        try:
+            kept = msgspec.msgpack.decode(state, type=State)
+        except msgspec.DecodeError as error:
+            raise PermanentError(f"unreadable state: {error}", where="audit-detection rules") from error
+        if kept.format != 1:
+            raise PermanentError(f"state of format {kept.format}", where="audit-detection rules", fix="update ugallu")
+        self._matched = kept.matched
+        self._dropped = {**dict.fromkeys(self._dropped, 0), **kept.dropped}
+        self.tallies.restore(kept.tallies)
+        self._limiter.restore(kept.buckets)
+        self._reported.restore(kept.reported)
+        self._started.restore(kept.started)
+
+    def books(self) -> Mapping[str, int]:
+        """Return `matched` (a rule and a request, whatever the stage) and `dropped.<reason>`."""
+        return {"matched": self._matched, **{f"dropped.{why}": count for why, count in self._dropped.items()}}
+
+
+def key_of(rule: str, seen: Seen, about: Subject) -> str:
+    """Return what makes a fact of this rule this fact: rule, actor, whom it acts as, and whether it was refused.
+
+    The object is the subject's own part of the identity, except outside the cluster, where names of different sorts
+    of things may be the same. A refusal and a success must never fold into one event.
+    """
+    parts = [rule, _actor(seen.user.username), _actor(seen.acting_as.username)]
+    outcome = "refused" if seen.response.code >= 400 else ""
+    return msgspec.json.encode([*parts, outcome, identity_of(about)]).decode()
+
+
+def _actor(name: str) -> str:
+    return name if len(name) <= _MAX_ACTOR else digest(name).hex()

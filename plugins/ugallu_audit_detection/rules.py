@@ -1,0 +1,231 @@
+"""`Rules`: keeps the engine's rules as the SigmaRules of the cluster say, and their status as the engine says.
+
+A version that does not compile, or fails one of its own tests, never serves; the last one that did goes on serving.
+"""
+
+import datetime as dt
+from collections import Counter
+from dataclasses import dataclass, field
+
+import anyio
+import msgspec
+
+from ugallu.sdk import (
+    LABEL_EXPERIMENTAL,
+    After,
+    Clock,
+    Cluster,
+    Condition,
+    Key,
+    Metrics,
+    NotFoundError,
+    SigmaRule,
+    SigmaRuleSpec,
+    UgalluError,
+    utc_seconds,
+)
+from ugallu_audit_detection import conditions
+from ugallu_audit_detection.arming import Armed, arm, failure
+from ugallu_audit_detection.engine import Engine
+from ugallu_audit_detection.lastgood import LastGood
+from ugallu_audit_detection.sigma.errors import RuleError
+
+REFRESH = 30.0
+"""Seconds between two writes of one rule's counts."""
+LAST_WRITES = 5.0
+"""Seconds that the counts of a stopping process may take to be written."""
+
+
+@dataclass(slots=True)
+class Known:
+    """What came of one version of a rule."""
+
+    version: tuple[str, int, str]
+    spec: SigmaRuleSpec
+    armed: Armed | None = None
+    """The version, if it compiles."""
+    error: RuleError | None = None
+    wrong: str = ""
+    """The test that fails."""
+    last_good: bool = False
+    """An earlier version serves in its place."""
+    state: str = ""
+    written: tuple[object, ...] = ()
+    """Status as last written, without the times of transitions."""
+    counts: tuple[int, int, dt.datetime | None] | None = None
+    counted_at: float = field(default=float("-inf"))
+
+    @property
+    def good(self) -> bool:
+        """Whether this version may serve."""
+        return self.armed is not None and not self.wrong
+
+
+class Rules:
+    """The reconciler."""
+
+    watches = SigmaRule
+
+    def __init__(
+        self, engine: Engine, *, cluster: Cluster, clock: Clock, metrics: Metrics, last_good: LastGood
+    ) -> None:
+        self._engine = engine
+        self._cluster = cluster
+        self._clock = clock
+        self._metrics = metrics
+        self._last_good = last_good
+        self._known: dict[str, Known] = {}
+        self._states: Counter[str] = Counter()
+
+    async def reconcile(self, rule: SigmaRule) -> After:
+        """Compile a version that is new, and write what there is to say about it."""
+        name = rule.metadata.name
+        version = (rule.metadata.uid, rule.metadata.generation, rule.metadata.labels.get(LABEL_EXPERIMENTAL, ""))
+        known = self._known.get(name)
+        self._engine.tallies.of(name).adopt(rule.metadata.uid, rule.status)
+        if known is None or known.version != version:
+            known = self._take(rule, version)
+        await self._write(rule, known, now=False)
+        return After(REFRESH)
+
+    async def gone(self, key: Key) -> None:
+        """Stop serving the rule and forget all about it."""
+        known = self._known.pop(key.name, None)
+        if known is not None:
+            self._count(known.state, "")
+        self._engine.forget(key.name)
+        self._last_good.forget(key.name)
+
+    def ready(self) -> str:
+        """Return what keeps detection from working: rules that exist, none of which serves."""
+        if self._known and not self._engine.rules and any(known.spec.enabled for known in self._known.values()):
+            broken = sum(not known.good for known in self._known.values())
+            return f"no rule serves: {broken} of {len(self._known)} have errors, see `kubectl get sigmarules -o yaml`"
+        return ""
+
+    def _take(self, rule: SigmaRule, version: tuple[str, int, str]) -> Known:
+        name, before = rule.metadata.name, self._known.get(rule.metadata.name)
+        known = Known(version, rule.spec, state=before.state if before else "")
+        try:
+            known.armed = arm(name, rule.spec, rule.metadata.labels)
+            known.wrong = failure(known.armed)
+        except RuleError as error:
+            known.error = error
+            self._metrics.count("ugallu_audit_rule_compile_errors_total", rule=name)
+        if not rule.spec.enabled:
+            self._engine.disarm(name)
+        elif known.good and known.armed is not None:
+            self._engine.arm(known.armed)
+            self._last_good.keep(name, rule.spec)
+        else:
+            known.last_good = self._fall_back(rule)
+        self._known[name] = known
+        state = _state(known)
+        self._count(known.state, state)
+        known.state = state
+        return known
+
+    def _fall_back(self, rule: SigmaRule) -> bool:
+        """Let the last good version serve; tell whether there is one."""
+        name = rule.metadata.name
+        if self._engine.serving(name) is not None:
+            return True
+        spec = self._last_good.of(name)
+        if spec is None:
+            return False
+        try:
+            armed = arm(name, spec, rule.metadata.labels)
+        except RuleError:  # it served under an earlier release of ours
+            return False
+        self._engine.arm(armed)
+        return True
+
+    def _count(self, before: str, after: str) -> None:
+        for state, step in ((before, -1), (after, 1)):
+            if state and before != after:
+                self._states[state] += step
+                self._metrics.gauge("ugallu_audit_rules", self._states[state], state=state)
+
+    async def _write(self, rule: SigmaRule, known: Known, *, now: bool) -> None:
+        """Patch the status where it says something else; counts alone at most once in a while, unless `now`."""
+        said = self._said(known)
+        error = str(known.error or known.wrong)
+        counts = self._engine.tallies.of(rule.metadata.name).totals()
+        written = (tuple(msgspec.structs.astuple(_timeless(one)) for one in said), error)
+        if not known.written:
+            known.written = (
+                tuple(msgspec.structs.astuple(_timeless(one)) for one in rule.status.conditions),
+                rule.status.parse_error,
+            )
+            status = rule.status
+            known.counts = (status.match_count, status.dropped_rate_limit, status.last_matched_at)
+        due = now or self._clock.monotonic() - known.counted_at >= REFRESH
+        if written == known.written and (counts == known.counts or not due):
+            return
+        old = {one.type: one for one in rule.status.conditions}
+        full = [self._stamped(one, old.get(one.type), known) for one in said]
+        matched, limited, last = counts
+        await self._cluster.patch_status(
+            SigmaRule,
+            rule.metadata.name,
+            {
+                "conditions": msgspec.to_builtins(full),
+                "parseError": error or None,
+                "matchCount": matched,
+                "droppedRateLimit": limited,
+                "lastMatchedAt": msgspec.to_builtins(last),
+            },
+        )
+        known.written, known.counts, known.counted_at = written, counts, self._clock.monotonic()
+
+    def _stamped(self, said: Condition, old: Condition | None, known: Known) -> Condition:
+        since = old.last_transition_time if old and old.status == said.status else utc_seconds(self._clock.now())
+        return msgspec.structs.replace(said, last_transition_time=since, observed_generation=known.version[1])
+
+    def _said(self, known: Known) -> list[Condition]:
+        serving = conditions.serving(known.spec, good=known.good, last_good=known.last_good)
+        said = [
+            conditions.compiled(known.error, serving.message or "serving"),
+            conditions.tested(known.armed, known.wrong),
+            serving,
+        ]
+        if known.armed is not None:
+            said += conditions.remarks(known.armed, self._engine.levels, self._clock.now())
+        return said
+
+    # The last counts of a process that stops
+
+    name = "rule counts"
+
+    async def run(self) -> None:
+        """Do nothing until cancelled; then write the counts that no refresh will write any more."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.move_on_after(LAST_WRITES, shield=True):
+                for name, known in list(self._known.items()):
+                    if self._engine.tallies.of(name).totals() != known.counts:
+                        await self._write_last(name, known)
+
+    async def _write_last(self, name: str, known: Known) -> None:
+        try:
+            await self._write(await self._cluster.get(SigmaRule, name), known, now=True)
+        except NotFoundError:
+            pass
+        except UgalluError:
+            # Nobody is left to try again; checkpoints hold the counts, and the next process writes them.
+            return
+
+
+def _timeless(condition: Condition) -> Condition:
+    return msgspec.structs.replace(
+        condition, last_transition_time=dt.datetime(1970, 1, 1, tzinfo=dt.UTC), observed_generation=0
+    )
+
+
+def _state(known: Known) -> str:
+    if not known.spec.enabled:
+        return "disabled"
+    if known.good:
+        return "serving"
+    return "last-good" if known.last_good else "broken"
