@@ -111,7 +111,8 @@ CATALOGUE: dict[str, EventType] = _catalogue(
         _C.DETECTION,
         _S.HIGH,
         "audit-detection",
-        "capabilities.add holds ALL, SYS_ADMIN, SYS_PTRACE, SYS_MODULE, NET_ADMIN, NET_RAW, DAC_READ_SEARCH, BPF or PERFMON.",
+        "capabilities.add holds ALL, SYS_ADMIN, SYS_PTRACE, SYS_MODULE, NET_ADMIN, NET_RAW, DAC_READ_SEARCH, BPF "
+        "or PERFMON.",
     ),
     EventType(
         "RunAsRootContainer",

@@ -14,7 +14,7 @@ class GlobMatch(Wire, frozen=True, kw_only=True):
     """Values at a path: any of `patterns` (globs), `re` (RE2) or `cidr` hits, and every bound holds."""
 
     json_path: str
-    patterns: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = msgspec.field(default_factory=always(()))
     re: tuple[str, ...] = ()
     cidr: tuple[str, ...] = ()
     gt: float | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ugallu.api.meta import OwnerReference, Wire
+from ugallu.api.meta import OwnerReference, Wire, always
 
 
 class VolumeMount(Wire, frozen=True, kw_only=True):
@@ -187,7 +187,7 @@ class HostAlias(Wire, frozen=True, kw_only=True):
     """A static host entry."""
 
     ip: str
-    hostnames: tuple[str, ...] = ()
+    hostnames: tuple[str, ...] = msgspec.field(default_factory=always(()))
 
 
 class PodSubject(Wire, frozen=True, kw_only=True):
@@ -389,7 +389,7 @@ class JobSubject(Wire, frozen=True, kw_only=True):
 class PolicyRule(Wire, frozen=True, kw_only=True):
     """One rule of a role."""
 
-    verbs: tuple[str, ...] = ()
+    verbs: tuple[str, ...] = msgspec.field(default_factory=always(()))
     api_groups: tuple[str, ...] = ()
     resources: tuple[str, ...] = ()
     resource_names: tuple[str, ...] = ()
