@@ -1,0 +1,65 @@
+"""Which stage of sealing comes next, and under which keys its outputs are kept. Pure.
+
+Each stage is persisted before the next begins, so a crash resumes at the missing one, and no stage with an effect
+outside (a signature, a log entry) happens twice with different content.
+"""
+
+import datetime as dt
+import enum
+
+from ugallu.api.bundle import AttestationBundleStatus, BundlePhase
+
+
+class Stage(enum.StrEnum):
+    """The stages, in order."""
+
+    STATEMENT = "statement"
+    SIGN = "sign"
+    LOG = "log"
+    ARCHIVE = "archive"
+    DONE = "done"
+
+
+def next_stage(status: AttestationBundleStatus) -> Stage:
+    """Return the stage that this status still lacks; what is recorded counts, not the phase alone."""
+    if status.phase is BundlePhase.SEALED:
+        return Stage.DONE
+    if not status.statement_digest:
+        return Stage.STATEMENT
+    if status.signature is None or status.signed_at is None:
+        return Stage.SIGN
+    if status.rekor_entry is None:
+        return Stage.LOG
+    return Stage.ARCHIVE
+
+
+class Keys:
+    """Object keys of one bundle in the evidence store."""
+
+    def __init__(self, uid: str) -> None:
+        self.statement = f"staging/{uid}/statement.json"
+        self.envelope = f"staging/{uid}/envelope.json"
+        self.entry = f"staging/{uid}/entry.json"
+        self._uid = uid
+
+    @property
+    def staging(self) -> tuple[str, ...]:
+        """What may go once the bundle is sealed."""
+        return (self.statement, self.envelope, self.entry)
+
+    def bundle(self, cluster_id: str, at: dt.datetime) -> str:
+        """The Sigstore bundle; `at` is the fixed time of attestation, its month in UTC partitions the store."""
+        return f"{_month(cluster_id, at)}/{self._uid}.sigstore.json"
+
+    def subject(self, cluster_id: str, at: dt.datetime) -> str:
+        """The canonical bytes that are attested."""
+        return f"{_month(cluster_id, at)}/{self._uid}.spec.json"
+
+    def envelope_line(self, cluster_id: str, at: dt.datetime) -> str:
+        """The bare DSSE envelope, for readers that know no bundles."""
+        return f"{_month(cluster_id, at)}/{self._uid}.intoto.jsonl"
+
+
+def _month(cluster_id: str, at: dt.datetime) -> str:
+    utc = at.astimezone(dt.UTC)
+    return f"{cluster_id or 'unknown'}/{utc:%Y}/{utc:%m}"
