@@ -1,0 +1,195 @@
+"""A cluster for tests, and one that fails on demand: before the effect, or after it, when only the answer is lost."""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import anyio
+
+from ugallu.api.meta import Resource
+from ugallu.cluster.cache import SharedCache
+from ugallu.cluster.embedded import EmbeddedCluster
+from ugallu.cluster.port import ANY, Cluster, Notice, OutdatedError, Page, Preconditions, UnavailableError
+from ugallu.errors import UgalluError
+from ugallu.testing.clock import ManualClock
+
+R = TypeVar("R", bound=Resource)
+T = TypeVar("T")
+
+WRITES = frozenset({"create", "apply", "patch", "patch_status", "delete"})
+VERBS = WRITES | {"get", "list", "notice"}
+"""`notice` is one line of a watch."""
+
+
+def memory_cluster(clock: ManualClock | None = None, **options: Any) -> EmbeddedCluster:  # noqa: ANN401 - of EmbeddedCluster
+    """Return an embedded cluster in memory; its times are those of a ManualClock."""
+    return EmbeddedCluster.in_memory(clock=clock or ManualClock(), **options)
+
+
+@asynccontextmanager
+async def running_cache(cluster: Cluster) -> AsyncIterator[SharedCache]:
+    """Run a shared cache over a cluster. Open it inside a test, not in a fixture."""
+    cache = SharedCache(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(cache.run)
+        yield cache
+        tasks.cancel_scope.cancel()
+
+
+class Call(NamedTuple):
+    """One call as a plan sees it; `number` counts the calls of this verb from 0."""
+
+    verb: str
+    kind: type[Resource]
+    name: str
+    number: int
+
+
+class Fault(NamedTuple):
+    """What goes wrong: `error` is raised instead of the effect, or after it when the answer gets lost."""
+
+    error: UgalluError
+    after: bool = False
+
+
+Plan = Callable[[Call], Fault | None]
+
+
+def unavailable(*, after: bool = False) -> Fault:
+    """No connection (before), or a time-out whose request had been carried out (after)."""
+    return Fault(UnavailableError("timed out" if after else "connection refused"), after)
+
+
+def outdated() -> Fault:
+    """A conflict: somebody else wrote first."""
+    return Fault(OutdatedError("the object has been modified"))
+
+
+def scripted(*faults: Fault | None, verbs: Iterable[str] = WRITES) -> Plan:
+    """Apply these faults to the calls of these verbs in turn; None lets a call through, as does the end of the list."""
+    left = iter(faults)
+    affected = frozenset(verbs)
+    return lambda call: next(left, None) if call.verb in affected else None
+
+
+def seeded(seed: int, rate: float, *, verbs: Iterable[str] = WRITES, in_row: int = 5) -> Plan:
+    """Let a call fail with probability `rate`, before and after its effect alike; never more than `in_row` in a row."""
+    dice = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+    affected = frozenset(verbs)
+    row = 0
+
+    def plan(call: Call) -> Fault | None:
+        nonlocal row
+        if call.verb not in affected or row == in_row or dice.random() >= rate:
+            row = 0
+            return None
+        row += 1
+        return unavailable(after=dice.random() < 0.5)
+
+    return plan
+
+
+class FaultyCluster:
+    """The port over another cluster, with the faults of a plan; `calls` and `faults` tell what happened."""
+
+    def __init__(self, cluster: Cluster, plan: Plan) -> None:
+        self.calls: list[Call] = []
+        self.faults: list[tuple[Call, Fault]] = []
+        self.plan = plan
+        self._cluster = cluster
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def embedded(self) -> bool:
+        """As the cluster behind."""
+        return self._cluster.embedded
+
+    async def get(self, kind: type[R], name: str, namespace: str = "") -> R:
+        """Get, or fail."""
+        return await self._do("get", kind, name, lambda: self._cluster.get(kind, name, namespace))
+
+    async def list(
+        self,
+        kind: type[R],
+        *,
+        namespace: str = "",
+        labels: str = "",
+        fields: str = "",
+        limit: int = 500,
+        continue_token: str = "",
+    ) -> Page[R]:
+        """List, or fail."""
+        return await self._do(
+            "list",
+            kind,
+            "",
+            lambda: self._cluster.list(
+                kind, namespace=namespace, labels=labels, fields=fields, limit=limit, continue_token=continue_token
+            ),
+        )
+
+    async def watch(
+        self, kind: type[R], *, since: str, namespace: str = "", labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Notice[R]]:
+        """Watch; a fault before or after a notice breaks the stream there."""
+        watch = self._cluster.watch(kind, since=since, namespace=namespace, labels=labels, fields=fields)
+        async with aclosing(watch) as notices:  # type: ignore[type-var]
+            async for notice in notices:
+                fault = self._fault("notice", kind, notice.object.metadata.name if notice.object else "")
+                if fault is not None and not fault.after:
+                    raise fault.error
+                yield notice
+                if fault is not None:
+                    raise fault.error
+
+    async def create(self, resource: R) -> R:
+        """Create, or fail."""
+        return await self._do("create", type(resource), resource.metadata.name, lambda: self._cluster.create(resource))
+
+    async def apply(self, resource: R, *, manager: str) -> R:
+        """Apply, or fail."""
+        return await self._do(
+            "apply", type(resource), resource.metadata.name, lambda: self._cluster.apply(resource, manager=manager)
+        )
+
+    async def patch(
+        self, kind: type[R], name: str, patch: Mapping[str, Any], namespace: str = "", *, when: Preconditions = ANY
+    ) -> R:
+        """Patch, or fail."""
+        return await self._do("patch", kind, name, lambda: self._cluster.patch(kind, name, patch, namespace, when=when))
+
+    async def patch_status(
+        self, kind: type[R], name: str, patch: Mapping[str, Any], namespace: str = "", *, when: Preconditions = ANY
+    ) -> R:
+        """Patch the status, or fail."""
+        return await self._do(
+            "patch_status", kind, name, lambda: self._cluster.patch_status(kind, name, patch, namespace, when=when)
+        )
+
+    async def delete(self, kind: type[R], name: str, namespace: str = "", *, when: Preconditions = ANY) -> None:
+        """Delete, or fail."""
+        await self._do("delete", kind, name, lambda: self._cluster.delete(kind, name, namespace, when=when))
+
+    async def close(self) -> None:
+        """Close the cluster behind."""
+        await self._cluster.close()
+
+    async def _do(self, verb: str, kind: type[Resource], name: str, effect: Callable[[], Awaitable[T]]) -> T:
+        fault = self._fault(verb, kind, name)
+        if fault is not None and not fault.after:
+            raise fault.error
+        result = await effect()
+        if fault is not None:
+            raise fault.error
+        return result
+
+    def _fault(self, verb: str, kind: type[Resource], name: str) -> Fault | None:
+        number = self._numbers.get(verb, 0)
+        self._numbers[verb] = number + 1
+        call = Call(verb, kind, name, number)
+        self.calls.append(call)
+        fault = self.plan(call)
+        if fault is not None:
+            self.faults.append((call, fault))
+        return fault
