@@ -9,6 +9,7 @@ however they are cut into batches and whenever the process dies.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -21,6 +22,7 @@ from ugallu_audit_detection.memory import Recent, digest
 from ugallu_audit_detection.pulse import Pulse
 from ugallu_audit_detection.seen import Seen
 from ugallu_audit_detection.sigma.match import Matcher
+from ugallu_audit_detection.signals import base_of
 from ugallu_audit_detection.subjects import identity_of, subject_of
 from ugallu_audit_detection.tallies import Tallies, Tally
 
@@ -28,7 +30,7 @@ RATE: Final = "rule_rate_limit"
 EXCEPTION: Final = "exception"
 DEDUPE: Final = "dedupe"
 
-_STARTED: Final = "ResponseStarted"
+_UNFINISHED: Final = frozenset({RECEIVED, "ResponseStarted"})
 _MAX_ACTOR: Final = 256
 
 
@@ -42,6 +44,47 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     buckets: dict[str, tuple[float, float, float, float]]
     reported: tuple[bytes, list[float]]
     started: tuple[bytes, list[float]]
+
+
+class Case(Seen):
+    """One matched event; what all rules on it share is worked out once."""
+
+    def __init__(self, record: AuditRecord) -> None:
+        super().__init__(record)
+        self.seen_at = record.seen_at
+        self.now = self.seen_at.timestamp()
+
+    @cached_property
+    def about(self) -> Subject:
+        """Its subject."""
+        return subject_of(self)
+
+    @cached_property
+    def base(self) -> dict[str, str]:
+        """The signals that do not depend on the rule."""
+        return base_of(self)
+
+    @cached_property
+    def request(self) -> str:
+        """What all stages of one request share, and no other request does."""
+        return self.record.correlation("")
+
+    @cached_property
+    def _who(self) -> tuple[str, ...]:
+        outcome = "refused" if self.response.code >= 400 else ""
+        return _actor(self.user.username), _actor(self.acting_as.username), outcome, identity_of(self.about)
+
+    def key(self, rule: str) -> str:
+        """Return what makes a fact of this rule this fact: rule, actor, whom it acts as, and whether it was refused.
+
+        The object is the subject's own part of the identity, except outside the cluster, where things of different
+        sorts may share a name. A refusal and a success must never fold into one event.
+        """
+        return msgspec.json.encode((rule, *self._who)).decode()
+
+
+def _actor(name: str) -> str:
+    return name if len(name) <= _MAX_ACTOR else digest(name).hex()
 
 
 class Engine:
@@ -106,38 +149,33 @@ class Engine:
         self.pulse.beat(records)
         self.levels.note(records)
         for index, rules in matcher.match_batch(records):
-            seen = Seen(records[index])
+            case = Case(records[index])
             for rule in rules:
-                finding = self._judge(self._armed[rule.name], seen)
+                finding = self._judge(self._armed[rule.name], case)
                 if finding is not None:
                     yield index, finding
         if self._metrics is not None:
             self.tallies.publish(self._metrics)
 
-    def _judge(self, rule: Armed, seen: Seen) -> Finding | None:
-        record = seen.record
+    def _judge(self, rule: Armed, case: Case) -> Finding | None:
+        record = case.record
         fact = b""
-        if record.stage == RECEIVED:
-            if not rule.early:
-                return None
-            fact = digest(rule.name, record.correlation(""))
-        elif len(self._started) or record.stage == _STARTED:
-            fact = digest(rule.name, record.correlation(""))
-        if fact and self._started.pop(fact):
-            if record.stage == _STARTED:  # the request is not over: its end is still to be recognised
-                self._started.note(fact, 0.0)
+        if record.stage == RECEIVED and not rule.early:
             return None
-        seen_at = record.seen_at
-        now = seen_at.timestamp()
+        if len(self._started) or record.stage in _UNFINISHED:
+            fact = digest(rule.name, case.request)
+            if self._started.knows(fact):
+                if record.stage not in _UNFINISHED:
+                    self._started.forget(fact)
+                return None
         self._matched += 1
+        now = case.now
         if rule.excepted(record, now):
             self._dropped[EXCEPTION] += 1
             return None
-        about = subject_of(seen)
-        key = key_of(rule.name, seen, about)
         repeat = b""
         if rule.window:
-            repeat = digest(rule.name, *([read(seen) for read in rule.same] or [key, about.key]))
+            repeat = digest(rule.name, *([read(case) for read in rule.same] or [case.key(rule.name), case.about.key]))
             if self._reported.within(repeat, now, rule.window):
                 self._dropped[DEDUPE] += 1
                 return None
@@ -148,20 +186,20 @@ class Engine:
             return None
         finding = Finding(
             type=rule.type,
-            about=about,
-            key=key,
+            about=case.about,
+            key=case.key(rule.name),
             severity=rule.spec.emit.severity,
             event_class=rule.spec.emit.class_,
-            signals=rule.signals.of(seen),
-            detected_at=seen_at,
+            signals=rule.signals.of(case, case.base),
+            detected_at=case.seen_at,
             experimental=rule.experimental,
         )
-        # From here on nothing can fail: what was counted and spent stands for a finding that leaves.
+        # From here on nothing can fail: what is counted and spent stands for a finding that leaves.
         self._limiter.take(rule.name)
-        tally.hit(seen_at)
+        tally.hit(case.seen_at)
         if repeat:
             self._reported.note(repeat, now)
-        if fact and record.stage in (RECEIVED, _STARTED):
+        if record.stage in _UNFINISHED:
             self._started.note(fact, now)
         return finding
 
@@ -199,18 +237,3 @@ class Engine:
     def books(self) -> Mapping[str, int]:
         """Return `matched` (a rule and a request, whatever the stage) and `dropped.<reason>`."""
         return {"matched": self._matched, **{f"dropped.{why}": count for why, count in self._dropped.items()}}
-
-
-def key_of(rule: str, seen: Seen, about: Subject) -> str:
-    """Return what makes a fact of this rule this fact: rule, actor, whom it acts as, and whether it was refused.
-
-    The object is the subject's own part of the identity, except outside the cluster, where names of different sorts
-    of things may be the same. A refusal and a success must never fold into one event.
-    """
-    parts = [rule, _actor(seen.user.username), _actor(seen.acting_as.username)]
-    outcome = "refused" if seen.response.code >= 400 else ""
-    return msgspec.json.encode([*parts, outcome, identity_of(about)]).decode()
-
-
-def _actor(name: str) -> str:
-    return name if len(name) <= _MAX_ACTOR else digest(name).hex()

@@ -36,9 +36,13 @@ class Recent:
         if len(self._times) > self._capacity:
             self._times.popitem(last=False)
 
-    def pop(self, fact: bytes) -> bool:
-        """Forget the fact, and tell whether it was known."""
-        return self._times.pop(fact, None) is not None
+    def knows(self, fact: bytes) -> bool:
+        """Whether the fact was reported, whenever that was."""
+        return fact in self._times
+
+    def forget(self, fact: bytes) -> None:
+        """The fact will not be asked for again."""
+        self._times.pop(fact, None)
 
     def snapshot(self) -> tuple[bytes, list[float]]:
         """Return the digests in one string and their times, oldest first."""

@@ -163,7 +163,7 @@ def _facts(rule: RuleInFile, armed: Armed) -> dict[str, Any]:
         "severity": spec.emit.severity,
         "enabled": spec.enabled,
         "conditions": armed.compiled.explain(),
-        "requests": {name: sorted(values) for name, values in asked.items() if values is not None},
+        "requests": {name: sorted(values) for name, values in asked.items()},
         "level": needs.level,
         "stages": sorted(needs.stages) if needs.stages is not None else _STAGES,
         "tests": [{"name": test.name, "expect": test.expect} for test in spec.tests],

@@ -16,10 +16,13 @@ from ugallu_audit_detection.sigma.path import Walk, json_path, walk
 from ugallu_audit_detection.sigma.values import text_of
 
 MAX_VALUE: Final = 1024
-"""Characters of one value."""
+"""Bytes of one value."""
 MAX_AUDIT_ID: Final = 256
 CUT: Final = "signals.cut"
 """Present when a rule's signals did not fit into the event; its value counts those left out."""
+
+_ROOM: Final = MAX_SIGNAL_BYTES - 3072
+"""Bytes for a rule's own signals: the base ones and `CUT` stay below 3 KiB, each being cut."""
 
 _OURS: Final = frozenset({"rule", "audit.id", "audit.stage"})
 """What a rule's own signals may not replace: by these an event is traced back to its log line."""
@@ -105,11 +108,12 @@ def template(text: str) -> Template:
 
 
 def shown(text: str, limit: int = MAX_VALUE) -> str:
-    """Return text as an event may hold it: scrubbed, printable, at most `limit` characters."""
+    """Return text as an event may hold it: scrubbed, printable, at most `limit` bytes of UTF-8."""
     clean = scrubbed(text[: 4 * limit])[: 2 * limit]
     if not clean.isprintable():
         clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in clean)
-    return clean[:limit]
+    clean = clean[:limit]
+    return clean if clean.isascii() else clean.encode()[:limit].decode(errors="ignore")
 
 
 def technique_of(tags: Sequence[str]) -> str:
@@ -124,18 +128,19 @@ class Signals:
     def __init__(self, rule: str, tags: Sequence[str], templates: Mapping[str, str]) -> None:
         self._rule = rule
         self._technique = technique_of(tags)
-        self._templates = [(ascii_key(name), template(text)) for name, text in sorted(templates.items())]
+        self._templates = [
+            (ascii_key(name), template(text)) for name, text in sorted(templates.items()) if name not in _OURS
+        ]
 
-    def of(self, seen: Seen) -> dict[str, str]:
-        """Return the signals of an event: the base ones that are known, then the rule's own as far as they fit."""
-        found = self._base(seen)
-        room = MAX_SIGNAL_BYTES - 64 - sum(_size(name, value) for name, value in found.items())
-        left_out = 0
+    def of(self, seen: Seen, base: Mapping[str, str]) -> dict[str, str]:
+        """Return the signals of an event: `base_of` it, then the rule's own as far as they fit."""
+        found = {"rule": self._rule, **base}
+        if self._technique:
+            found["attack.technique"] = self._technique
+        room, left_out = _ROOM, 0
         for name, expand in self._templates:
             value = expand(seen)
-            cost = _size(name, value) - (_size(name, found[name]) if name in found else 0)
-            if name in _OURS:
-                continue
+            cost = len(name) + len(value.encode())
             if cost > room or len(found) >= MAX_SIGNALS - 1:
                 left_out += 1
                 continue
@@ -145,27 +150,23 @@ class Signals:
             found[CUT] = str(left_out)
         return found
 
-    def _base(self, seen: Seen) -> dict[str, str]:
-        record, response = seen.record, seen.response
-        known = {
-            "rule": self._rule,
-            "audit.id": shown(record.audit_id, MAX_AUDIT_ID),
-            "audit.stage": shown(record.stage, 32),
-            "verb": shown(record.verb, 32),
-            "user": shown(seen.user.username, 256),
-            "user.groups": shown(",".join(seen.user.groups[:64]), 512),
-            "impersonated": shown(seen.acting_as.username, 256),
-            "source.ip": shown(seen.source_ips[-1], 64) if seen.source_ips else "",
-            "user.agent": shown(record.user_agent, 256),
-            "response.code": str(response.code) if response.code else "",
-            "outcome": "" if response.code else "unknown",
-            "request.uri": shown(record.request_uri),
-            "attack.technique": self._technique,
-            "audit.truncated": "true" if seen.truncated else "",
-            "dry.run": "true" if seen.dry_run else "",
-        }
-        return {name: value for name, value in known.items() if value}
 
-
-def _size(name: str, value: str) -> int:
-    return len(name) + len(value.encode("utf-8", "surrogatepass"))
+def base_of(seen: Seen) -> dict[str, str]:
+    """Return what every event says of its request, as far as it is known; the same for all rules."""
+    record, response = seen.record, seen.response
+    known = {
+        "audit.id": shown(record.audit_id, MAX_AUDIT_ID),
+        "audit.stage": shown(record.stage, 32),
+        "verb": shown(record.verb, 32),
+        "user": shown(seen.user.username, 256),
+        "user.groups": shown(",".join(seen.user.groups[:64]), 512),
+        "impersonated": shown(seen.acting_as.username, 256),
+        "source.ip": shown(seen.source_ips[-1], 64) if seen.source_ips else "",
+        "user.agent": shown(record.user_agent, 256),
+        "response.code": str(response.code) if response.code else "",
+        "outcome": "" if response.code else "unknown",
+        "request.uri": shown(record.request_uri),
+        "audit.truncated": "true" if seen.truncated else "",
+        "dry.run": "true" if seen.dry_run else "",
+    }
+    return {name: value for name, value in known.items() if value}

@@ -5,6 +5,7 @@ this API absent and zero mean the same (booleans whose default is true are alway
 """
 
 import datetime as dt
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -167,10 +168,16 @@ def decode_strict(cls: type[T], data: Any, *, where: str = "") -> T:  # noqa: AN
         value = msgspec.convert(raw, cls)
     except msgspec.DecodeError as error:
         raise PermanentError(str(error), where=where, fix="see the field's description") from error
-    unknown = next(_unknown_fields(raw, msgspec.inspect.type_info(cls), ""), None)
+    unknown = next(_unknown_fields(raw, _type_info(cls), ""), None)
     if unknown is not None:
         raise PermanentError(f"unknown field {unknown}", where=where, fix="check the spelling; nothing is ignored")
     return value
+
+
+@functools.cache
+def _type_info(cls: type[Any]) -> msgspec.inspect.Type:
+    """Cached: it costs milliseconds, and rules come by the hundred."""
+    return msgspec.inspect.type_info(cls)
 
 
 def _unknown_fields(raw: Any, info: msgspec.inspect.Type, path: str) -> Iterator[str]:  # noqa: ANN401 - parsed JSON
