@@ -5,7 +5,6 @@ this API absent and zero mean the same (booleans whose default is true are alway
 """
 
 import datetime as dt
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -174,10 +173,14 @@ def decode_strict(cls: type[T], data: Any, *, where: str = "") -> T:  # noqa: AN
     return value
 
 
-@functools.cache
+_TYPES: dict[object, msgspec.inspect.Type] = {}
+
+
 def _type_info(cls: type[Any]) -> msgspec.inspect.Type:
-    """Cached: it costs milliseconds, and rules come by the hundred."""
-    return msgspec.inspect.type_info(cls)
+    """Kept: looking at a type costs milliseconds, and rules come by the hundred."""
+    if cls not in _TYPES:
+        _TYPES[cls] = msgspec.inspect.type_info(cls)
+    return _TYPES[cls]
 
 
 def _unknown_fields(raw: Any, info: msgspec.inspect.Type, path: str) -> Iterator[str]:  # noqa: ANN401 - parsed JSON
