@@ -1,0 +1,744 @@
+"""A slow, obvious reading of both rule languages, to compare the matcher with.
+
+It works on parsed JSON and YAML and shares no code with the matcher: what a rule means is written down here a second
+time, straight from the specification, with no thought for speed.
+"""
+
+# ruff: noqa: D102, D103, ANN401 - one line says what each helper does, and it is any JSON
+
+import base64
+import datetime as dt
+import ipaddress
+import json
+import re
+from typing import Any
+from urllib.parse import unquote, unquote_plus
+
+Event = dict[str, Any]
+Json = Any
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+
+
+def text(value: Json) -> str:
+    """Text of a JSON value that is not null."""
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def number(value: Json) -> float | None:
+    """A number, or text that spells one."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", value):
+        return float(value)
+    return None
+
+
+def glob_bytes(pattern: bytes, subject: bytes) -> bool:
+    """`*` any run, `?` one byte; by the table of all prefixes."""
+    row = [True] + [False] * len(subject)
+    for token in pattern:
+        if token == ord("*"):
+            new = []
+            reached = False
+            for before in row:
+                reached = reached or before
+                new.append(reached)
+        else:
+            new = [False] + [row[i] and (token == ord("?") or token == subject[i]) for i in range(len(subject))]
+        row = new
+    return row[-1]
+
+
+def native_glob(pattern: str, value: Json, *, ignore_case: bool = False) -> bool:
+    subject = text(value)
+    if ignore_case:
+        pattern, subject = pattern.casefold(), subject.casefold()
+    return glob_bytes(pattern.encode(), subject.encode())
+
+
+def in_networks(networks: list[str], value: Json) -> bool:
+    try:
+        address = ipaddress.ip_address(text(value))
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return any(address in ipaddress.ip_network(each, strict=False) for each in networks)
+
+
+# ---------------------------------------------------------------------------------------------------- parts of an event
+
+
+def strings(value: Json) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def caller(event: Event, name: str) -> dict[str, Any] | None:
+    """A caller whose parts all have the right types, else none at all."""
+    user = event.get(name)
+    if not isinstance(user, dict):
+        return None
+    extra = user.get("extra", {})
+    fits = (
+        isinstance(user.get("username", ""), str)
+        and isinstance(user.get("uid", ""), str)
+        and strings(user.get("groups", []))
+        and isinstance(extra, dict)
+        and all(strings(value) for value in extra.values())
+    )
+    return user if fits else None
+
+
+def status(event: Event) -> dict[str, Any]:
+    found = event.get("responseStatus")
+    if not isinstance(found, dict):
+        return {}
+    code = found.get("code", 0)
+    if isinstance(code, float) and code == int(code):
+        code = int(code)
+    if isinstance(code, bool) or not isinstance(code, int):
+        return {}
+    if not all(isinstance(found.get(name, ""), str) for name in ("status", "message", "reason")):
+        return {}
+    return {**found, "code": code}
+
+
+def annotations(event: Event) -> dict[str, str]:
+    found = event.get("annotations")
+    return found if isinstance(found, dict) and strings(list(found.values())) else {}
+
+
+def source_ips(event: Event) -> list[str]:
+    found = event.get("sourceIPs")
+    return list(found) if isinstance(found, list) and strings(found) else []
+
+
+def ref(event: Event) -> dict[str, str]:
+    return event.get("objectRef") or {}
+
+
+def truncated(event: Event) -> bool:
+    """Bodies cut off by the API server: unknown, so nothing about them is true or false."""
+    return (
+        annotations(event).get("audit.k8s.io/truncated") == "true"
+        and "requestObject" not in event
+        and "responseObject" not in event
+    )
+
+
+def effective(event: Event) -> tuple[Json, bool]:
+    """The object a request is about, and whether it is the whole object."""
+    response = event.get("responseObject")
+    if isinstance(response, dict) and response:
+        kind = response.get("kind")
+        is_list = isinstance(kind, str) and kind.endswith("List") and "items" in response
+        if kind not in ("Status", "Table", "PartialObjectMetadata") and not is_list:
+            return response, True
+    if event.get("verb") in ("create", "update"):
+        return event.get("requestObject"), True
+    if event.get("verb") == "patch":
+        body = event.get("requestObject")
+        return (patched(body) if isinstance(body, list) else body), False
+    return None, True
+
+
+def patched(operations: list[Json]) -> Json:
+    """Simple patches only: add and replace below objects; tests of arrays stand on their own."""
+    result: dict[str, Any] = {}
+    for operation in operations:
+        if not isinstance(operation, dict) or operation.get("op") not in ("add", "replace", "remove"):
+            continue
+        path = operation.get("path")
+        if not isinstance(path, str) or not path.startswith("/"):
+            continue
+        *way, last = [step.replace("~1", "/").replace("~0", "~") for step in path[1:].split("/")]
+        here = result
+        for step in way:
+            if not isinstance(here.get(step), dict):
+                here[step] = {}
+            here = here[step]
+        here[last] = None if operation["op"] == "remove" else operation.get("value")
+    return result
+
+
+POD_SPEC = {
+    "pods": "$.spec",
+    "replicationcontrollers": "$.spec.template.spec",
+    "podtemplates": "$.template.spec",
+    "deployments": "$.spec.template.spec",
+    "statefulsets": "$.spec.template.spec",
+    "daemonsets": "$.spec.template.spec",
+    "replicasets": "$.spec.template.spec",
+    "jobs": "$.spec.template.spec",
+    "cronjobs": "$.spec.jobTemplate.spec.template.spec",
+}
+GROUPS = {
+    "pods": [""],
+    "replicationcontrollers": [""],
+    "podtemplates": [""],
+    "deployments": ["apps", "extensions"],
+    "statefulsets": ["apps", "extensions"],
+    "daemonsets": ["apps", "extensions"],
+    "replicasets": ["apps", "extensions"],
+    "jobs": ["batch"],
+    "cronjobs": ["batch"],
+}
+
+
+def pod(event: Event, body: Json) -> Json:
+    resource = ref(event).get("resource", "")
+    if ref(event).get("apiGroup", "") not in GROUPS.get(resource, []):
+        return None
+    found = native_path(POD_SPEC[resource], body)
+    return found[0] if found else None
+
+
+def containers(spec: Json) -> list[Json]:
+    found: list[Json] = []
+    for name in ("containers", "initContainers", "ephemeralContainers"):
+        if isinstance(spec, dict) and isinstance(spec.get(name), list):
+            found += spec[name]
+    return found
+
+
+def native_path(path: str, body: Json) -> list[Json]:
+    """All values at a path, nulls left out."""
+    values = [body]
+    for dot, key, index in re.findall(r"\.([^.\[\]]+)|\['([^'\]]+)'\]|\[(\*|[0-9]+)\]", path):
+        step = dot or key
+        found: list[Json] = []
+        for value in values:
+            if index == "*" or dot == "*":
+                if isinstance(value, list):
+                    found += value
+                elif isinstance(value, dict):
+                    found += value.values()
+            elif index:
+                if isinstance(value, list) and int(index) < len(value):
+                    found.append(value[int(index)])
+            elif isinstance(value, dict) and step in value:
+                found.append(value[step])
+        values = found
+    return [value for value in values if value is not None]
+
+
+def aliased(event: Event, path: str, body: Json) -> list[Json]:
+    if body is None:
+        return []
+    if path.startswith("$pod"):
+        spec = pod(event, body)
+        return [] if spec is None else native_path(path[4:], spec)
+    if path.startswith("$ctr"):
+        return native_path(path[4:], containers(pod(event, body)))
+    return native_path(path[1:], body)
+
+
+# ------------------------------------------------------------------------------------------------------ native grammar
+
+
+def native_matches(match: dict[str, Any], event: Event) -> bool:
+    """Whether an event matches the `match` of a SigmaRule."""
+    if leaf(match, event) is not True:
+        return False
+    if match.get("anyOf") and not any(leaf(each, event) is True for each in match["anyOf"]):
+        return False
+    unwanted = list(match.get("noneOf", []))
+    if "not" in match:
+        unwanted.append(match["not"])
+    return all(leaf(each, event) is False for each in unwanted)
+
+
+def leaf(leaf_: dict[str, Any], event: Event) -> bool | None:
+    """True, false, or None: unknown because the bodies were cut off."""
+    conditions = list(leaf_conditions(leaf_, event))
+    if False in conditions:
+        return False
+    return None if None in conditions else True
+
+
+def leaf_conditions(leaf_: dict[str, Any], event: Event) -> Any:
+    object_ref = ref(event)
+    yield among(leaf_.get("verb"), event.get("verb", ""))
+    yield among(leaf_.get("stage"), event.get("stage", ""))
+    yield among(leaf_.get("level"), event.get("level", ""))
+    yield among(leaf_.get("subresource"), object_ref.get("subresource", ""))
+    if "objectRef" in leaf_:
+        wanted = leaf_["objectRef"]
+        yield event.get("objectRef") is not None
+        for name in ("apiGroup", "apiVersion", "resource", "subresource", "namespace"):
+            yield among(wanted.get(name), object_ref.get(name, ""))
+        yield like(wanted.get("nameGlob"), [object_ref.get("name", "")])
+    for name, field in (("nameGlob", "name"), ("namespaceGlob", "namespace")):
+        if leaf_.get(name):
+            yield event.get("objectRef") is not None and like(leaf_[name], [object_ref.get(field, "")])
+    yield like(leaf_.get("userGlob"), [(caller(event, "user") or {}).get("username", "")])
+    for name in ("user", "impersonatedUser"):
+        if name in leaf_:
+            yield from caller_conditions(leaf_[name], caller(event, name), impersonated=name == "impersonatedUser")
+    answer = status(event)
+    if leaf_.get("responseCode"):
+        yield any(code_fits(code, answer.get("code", 0)) for code in leaf_["responseCode"])
+    yield among(leaf_.get("responseReason"), answer.get("reason", ""))
+    yield like(leaf_.get("responseMessageGlob"), [answer.get("message", "")])
+    if "decision" in leaf_:
+        decided = annotations(event).get("authorization.k8s.io/decision")
+        code = answer.get("code", 0)
+        if decided not in ("allow", "forbid"):
+            decided = None if not code else "forbid" if code == 403 else "allow"
+        yield decided == leaf_["decision"]
+    uri = event.get("requestURI", "")
+    yield like(leaf_.get("requestURIGlob"), [uri, unquote(uri)])
+    yield like(leaf_.get("userAgentGlob"), [event.get("userAgent", "")])
+    if leaf_.get("sourceIPs"):
+        hops = source_ips(event)
+        hops = hops if leaf_.get("sourceIPScope") == "any" else hops[-1:]
+        yield any(in_networks(leaf_["sourceIPs"], hop) for hop in hops)
+    if leaf_.get("annotations"):
+        yield any(
+            native_glob(key, name) and (not patterns or like(patterns, [value]))
+            for key, patterns in leaf_["annotations"].items()
+            for name, value in annotations(event).items()
+        )
+    if "dryRun" in leaf_:
+        yield dry_run(event) == leaf_["dryRun"]
+    object_, whole = effective(event)
+    unknown = truncated(event)
+    for name, body in (
+        ("requestObjectGlob", event.get("requestObject")),
+        ("responseObjectGlob", event.get("responseObject")),
+        ("objectGlob", object_),
+    ):
+        for entry in leaf_.get(name, []):
+            yield (
+                None if unknown else any(glob_match(entry, value) for value in aliased(event, entry["jsonPath"], body))
+            )
+    for path in leaf_.get("fieldAbsent", []):
+        if unknown:
+            yield None
+        elif object_ is None or aliased(event, path, object_):
+            yield False
+        else:
+            yield whole or has_null(event, path, object_)
+    for same in leaf_.get("sameElement", []):
+        elements: list[Json] = []
+        for value in aliased(event, same["path"], object_):
+            elements += value if isinstance(value, list) else [value]
+        yield (
+            None
+            if unknown
+            else any(
+                all(
+                    any(glob_match(entry, v) for v in native_path(entry["jsonPath"][1:], element))
+                    for entry in same["all"]
+                )
+                for element in elements
+            )
+        )
+
+
+def has_null(event: Event, path: str, body: Json) -> bool:
+    """Whether some step of the path is null in a partial object."""
+    if path.startswith("$pod"):
+        roots, rest = [pod(event, body)], path[4:]
+    elif path.startswith("$ctr"):
+        roots, rest = [containers(pod(event, body))], path[4:]
+    else:
+        roots, rest = [body], path[1:]
+    steps = re.findall(r"\.[^.\[\]]+|\[[^\]]*\]", rest)
+    for i, step in enumerate(steps):
+        name = step[1:] if step.startswith(".") else step[2:-2] if step.startswith("['") else None
+        if name is None or name == "*":
+            continue
+        for root in roots:
+            for holder in native_path("".join(steps[:i]), root):
+                if isinstance(holder, dict) and name in holder and holder[name] is None:
+                    return True
+    return False
+
+
+def among(wanted: list[str] | None, value: str) -> bool:
+    return not wanted or value in wanted
+
+
+def like(patterns: list[str] | None, values: list[str]) -> bool:
+    return not patterns or any(native_glob(pattern, value) for pattern in patterns for value in values)
+
+
+def caller_conditions(wanted: dict[str, Any], found: dict[str, Any] | None, *, impersonated: bool) -> Any:
+    present = found is not None and (impersonated or found.get("username", "") != "")
+    if "present" in wanted:
+        yield present == wanted["present"]
+    if impersonated and wanted.get("present") is not False:
+        yield present
+    user = found or {}
+    yield like(wanted.get("usernameGlob"), [user.get("username", "")])
+    if wanted.get("notUsernameGlob"):
+        yield not like(wanted["notUsernameGlob"], [user.get("username", "")])
+    yield among(wanted.get("uid"), user.get("uid", ""))
+    if wanted.get("groups"):
+        yield any(group in wanted["groups"] for group in user.get("groups", []))
+    for key, patterns in wanted.get("extra", {}).items():
+        values = user.get("extra", {}).get(key, [])
+        yield any(like(patterns, [value]) for value in values)
+
+
+def code_fits(wanted: str, code: int) -> bool:
+    if "-" in wanted:
+        low, high = wanted.split("-")
+        return int(low) <= code <= int(high)
+    if wanted.lower().endswith("xx"):
+        return code // 100 == int(wanted[0])
+    return code == int(wanted)
+
+
+def dry_run(event: Event) -> bool:
+    if event.get("verb") in ("delete", "deletecollection"):
+        body = event.get("requestObject")
+        if body is not None:
+            asked = body.get("dryRun") if isinstance(body, dict) else None
+            return isinstance(asked, list) and "All" in asked
+        if event.get("level") not in ("Request", "RequestResponse") or truncated(event):
+            return False
+    query = event.get("requestURI", "").partition("?")[2]
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if unquote_plus(name) == "dryRun" and unquote_plus(value) == "All":
+            return True
+    return False
+
+
+def glob_match(entry: dict[str, Any], value: Json) -> bool:
+    ignore = entry.get("ignoreCase", False)
+    ways = [native_glob(pattern, value, ignore_case=ignore) for pattern in entry.get("patterns", [])]
+    ways += [re.search(each, text(value), re.IGNORECASE if ignore else 0) is not None for each in entry.get("re", [])]
+    ways += [in_networks([each], value) for each in entry.get("cidr", [])]
+    bounds = []
+    n = number(value)
+    if "gt" in entry:
+        bounds.append(n is not None and n > entry["gt"])
+    if "lt" in entry:
+        bounds.append(n is not None and n < entry["lt"])
+    if not any(entry.get(key) for key in ("patterns", "re", "cidr")) and bounds:
+        return all(bounds)
+    return any(ways) and all(bounds)
+
+
+# ------------------------------------------------------------------------------------------------------- upstream Sigma
+
+
+def sigma_matches(rule: dict[str, Any], event: Event) -> bool:
+    """Whether an event matches a Sigma rule, given as parsed YAML."""
+    detection = rule["detection"]
+    conditions = detection["condition"]
+    conditions = conditions if isinstance(conditions, list) else [conditions]
+    searches = {name: search for name, search in detection.items() if name != "condition"}
+    return any(Condition(each, searches, event).value() is True for each in conditions)
+
+
+def negated(value: bool | None) -> bool | None:
+    return None if value is None else not value
+
+
+def both(values: list[bool | None]) -> bool | None:
+    return False if False in values else None if None in values else True
+
+
+def some(values: list[bool | None]) -> bool | None:
+    return True if True in values else None if None in values else False
+
+
+class Condition:
+    """A condition by recursive descent: `or` binds weakest, then `and`, then `not`."""
+
+    def __init__(self, condition: str, searches: dict[str, Any], event: Event) -> None:
+        self.tokens = re.findall(r"\(|\)|[^\s()]+", condition)
+        self.searches = searches
+        self.event = event
+
+    def value(self) -> bool | None:
+        return self.either()
+
+    def peek(self) -> str:
+        return self.tokens[0] if self.tokens else ""
+
+    def either(self) -> bool | None:
+        values = [self.also()]
+        while self.peek().lower() == "or":
+            self.tokens.pop(0)
+            values.append(self.also())
+        return some(values)
+
+    def also(self) -> bool | None:
+        values = [self.single()]
+        while self.peek().lower() == "and":
+            self.tokens.pop(0)
+            values.append(self.single())
+        return both(values)
+
+    def single(self) -> bool | None:
+        token = self.tokens.pop(0)
+        if token.lower() == "not":
+            return negated(self.single())
+        if token == "(":  # noqa: S105
+            value = self.either()
+            self.tokens.pop(0)
+            return value
+        if token in ("1", "any", "all") and self.peek() == "of":
+            self.tokens.pop(0)
+            pattern = self.tokens.pop(0)
+            names = [
+                name
+                for name in self.searches
+                if not name.startswith("_") and (pattern == "them" or re.fullmatch(pattern.replace("*", ".*"), name))
+            ]
+            values = [search(self.searches[name], self.event) for name in names]
+            return both(values) if token == "all" else some(values)  # noqa: S105
+        return search(self.searches[token], self.event)
+
+
+def search(definition: Json, event: Event) -> bool | None:
+    """One search identifier: a map is AND, a list is OR, values by themselves are keywords."""
+    if isinstance(definition, dict):
+        return both([item(key, value, event) for key, value in definition.items()])
+    if isinstance(definition, list) and any(isinstance(each, dict | list) for each in definition):
+        return some([search(each, event) for each in definition])
+    return item("", definition, event)
+
+
+def item(key: str, values: Json, event: Event) -> bool | None:
+    field, *modifiers = key.split("|")
+    listed = values if isinstance(values, list) else [values]
+    if not listed:
+        listed = [None]
+    results = [one_value(field, modifiers, value, event) for value in listed]
+    result = both(results) if "all" in modifiers else some(results)
+    return negated(result) if "neq" in modifiers else result
+
+
+def one_value(field: str, modifiers: list[str], value: Json, event: Event) -> bool | None:
+    if field == "":
+        if truncated(event):
+            hit = keyword(modifiers, value, event)
+            return True if hit else None
+        return keyword(modifiers, value, event)
+    unknown = truncated(event) and field.split(".", 1)[0] in (
+        "requestObject", "responseObject", "hostPath", "capabilities", "privileged", "image", "hostNetwork", "hostPID",
+        "hostIPC",
+    )  # fmt: skip
+    if "exists" in modifiers:
+        there = bool(field_values(field, event, whole=True))
+        return None if unknown else there == value
+    found = field_values(field, event)
+    if "fieldref" in modifiers:
+        others = [text(other).casefold() for other in field_values(value, event)]
+        how = "startswith" if "startswith" in modifiers else "endswith" if "endswith" in modifiers else "__eq__"
+        hit = any(getattr(text(mine).casefold(), how)(other) for mine in found for other in others)
+        return None if unknown and not hit else hit
+    if value is None or (value == "" and not modifiers and field not in VALUE_FIELDS and not deep(field)):
+        return None if unknown else not found
+    hit = any(value_hits(field, modifiers, value, each) for each in found)
+    if field == "responseStatus.code" and isinstance(value, str) and value.upper() in ("ALLOW", "DENY"):
+        noted = annotations(event).get("authorization.k8s.io/decision", "")
+        return noted.casefold() == ("allow" if value.upper() == "ALLOW" else "forbid")
+    return None if unknown and not hit else hit
+
+
+def compare(left: float, sign: str, right: float) -> bool:
+    if sign == "<":
+        return left < right
+    if sign == "<=":
+        return left <= right
+    return left > right if sign == ">" else left >= right
+
+
+VALUE_FIELDS = ("user.groups", "impersonatedUser.groups", "sourceIPs", "sourceIPs[]", "responseStatus.code")
+
+
+def deep(field: str) -> bool:
+    head = re.split(r"[.\[]", field, maxsplit=1)[0]
+    return head in (
+        "requestObject", "responseObject", "annotations", "hostPath", "capabilities", "privileged", "image",
+        "hostNetwork", "hostPID", "hostIPC",
+    ) or "extra" in field  # fmt: skip
+
+
+def value_hits(field: str, modifiers: list[str], wanted: Json, found: Json) -> bool:
+    parts = [name for name in modifiers if name in ("minute", "hour", "day", "week", "month", "year")]
+    if parts:
+        try:
+            moment = dt.datetime.fromisoformat(text(found)).astimezone(dt.UTC)
+        except ValueError:
+            return False
+        found = moment.isocalendar().week if parts[0] == "week" else getattr(moment, parts[0])
+    n = number(found)
+    for name in ("gte", "gt", "lte", "lt"):
+        if name in modifiers:
+            bounds = {"gte": ">=", "gt": ">", "lte": "<=", "lt": "<"}
+            return n is not None and compare(n, bounds[name], wanted)
+    if "re" in modifiers:
+        flags = 0
+        for name, flag in (("i", re.IGNORECASE), ("m", re.MULTILINE), ("s", re.DOTALL)):
+            if name in modifiers:
+                flags |= flag
+        return re.search(wanted, text(found), flags) is not None
+    if "cidr" in modifiers:
+        return in_networks([wanted], found)
+    if isinstance(wanted, bool):
+        return text(found).casefold() == text(wanted)
+    if isinstance(wanted, int | float):
+        return number(found) == wanted
+    if field == "verb" and wanted.casefold() == "replace" and not modifiers:
+        wanted = "update"
+    return any(sigma_text(modifiers, each, text(found)) for each in expanded(modifiers, wanted))
+
+
+def expanded(modifiers: list[str], wanted: str) -> list[str]:
+    """The values that encoding modifiers stand for."""
+    if "windash" in modifiers:
+        return [re.sub(r"\B[-/]\b", dash, wanted) for dash in ("-", "/", "–", "—", "―")]  # noqa: RUF001
+    if "base64" in modifiers:
+        return [base64.b64encode(wanted.encode()).decode()]
+    if "base64offset" in modifiers:
+        found = []
+        for offset in range(3):
+            encoded = base64.b64encode(b" " * offset + wanted.encode()).decode()
+            end = (None, -3, -2)[(len(wanted.encode()) + offset) % 3]
+            found.append(encoded[(0, 2, 3)[offset] : end])
+        return found
+    return [wanted]
+
+
+def sigma_text(modifiers: list[str], wanted: str, found: str) -> bool:
+    """A Sigma string: `*` and `?` are wildcards, a backslash takes their meaning away."""
+    pattern = ""
+    i = 0
+    while i < len(wanted):
+        char = wanted[i]
+        if char == "\\" and i + 1 < len(wanted) and wanted[i + 1] in "*?\\":
+            char, i = wanted[i + 1], i + 1
+            pattern += re.escape(char if "cased" in modifiers else char.casefold())
+        elif char in "*?":
+            pattern += ".*" if char == "*" else "."
+        else:
+            pattern += re.escape(char if "cased" in modifiers else char.casefold())
+        i += 1
+    if "contains" in modifiers or "endswith" in modifiers:
+        pattern = ".*" + pattern
+    if "contains" in modifiers or "startswith" in modifiers:
+        pattern += ".*"
+    return re.fullmatch(pattern, found if "cased" in modifiers else found.casefold(), re.DOTALL) is not None
+
+
+def keyword(modifiers: list[str], wanted: Json, event: Event) -> bool:
+    found: list[str] = []
+    pending: list[Json] = [
+        event.get(name)
+        for name in (
+            "verb", "stage", "level", "auditID", "requestURI", "userAgent", "user", "impersonatedUser", "sourceIPs",
+            "responseStatus", "requestObject", "responseObject", "annotations", "authenticationMetadata",
+            "requestReceivedTimestamp", "stageTimestamp",
+        )
+    ]  # fmt: skip
+    names = ("resource", "namespace", "name", "uid", "apiGroup", "apiVersion", "resourceVersion", "subresource")
+    pending += [ref(event).get(name) for name in names]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str) and value:
+            found.append(value)
+        elif isinstance(value, list):
+            pending += value
+        elif isinstance(value, dict):
+            pending += value.values()
+    if "re" in modifiers:
+        return any(value_hits("", modifiers, wanted, each) for each in found)
+    return any(sigma_text([*modifiers, "contains"], text(wanted), each) for each in found)
+
+
+def field_values(field: str, event: Event, *, whole: bool = False) -> list[Json]:
+    """The values of a Sigma field, empty texts of the envelope left out."""
+    bare = ("apiGroup", "resource", "subresource", "namespace", "name")
+    if field in bare:
+        field = f"objectRef.{field}"
+    if field in ("verb", "stage", "level", "requestURI", "userAgent", "auditID", "requestReceivedTimestamp",
+                 "stageTimestamp"):  # fmt: skip
+        return [event[field]] if event.get(field) else []
+    if field == "objectRef":
+        return [event["objectRef"]] if event.get("objectRef") is not None else []
+    if field.startswith("objectRef."):
+        value = ref(event).get(field.removeprefix("objectRef."), "")
+        return [value] if value else []
+    for name in ("user", "impersonatedUser"):
+        if field == name or field.startswith(f"{name}."):
+            user = caller(event, name)
+            if user is None:
+                return []
+            rest = field[len(name) + 1 :]
+            if rest == "":
+                return [user]
+            if rest in ("username", "uid"):
+                return [user[rest]] if user.get(rest) else []
+            if rest == "groups":
+                return list(user.get("groups", []))
+            return list(user.get("extra", {}).get(key_of(rest, "extra"), []))
+    if field == "responseStatus":
+        return [status(event)] if status(event) else []
+    if field.startswith("responseStatus."):
+        answer = status(event).get(field.removeprefix("responseStatus."))
+        return [answer] if answer else []
+    if field == "sourceIPs":
+        return source_ips(event)[-1:]
+    if field == "sourceIPs[]":
+        return source_ips(event)
+    if field.startswith(("annotations.", "annotations[")):
+        key = key_of(field, "annotations")
+        return [annotations(event)[key]] if key in annotations(event) else []
+    body, _ = effective(event)
+    if field in ("hostNetwork", "hostPID", "hostIPC"):
+        return aliased(event, f"$pod.{field}", body)
+    if field == "hostPath":
+        return aliased(event, "$pod.volumes[*].hostPath", body)
+    if field == "capabilities":
+        return aliased(event, f"$ctr[*].securityContext.capabilities.add{'' if whole else '[*]'}", body)
+    if field == "privileged":
+        return aliased(event, "$ctr[*].securityContext.privileged", body)
+    if field == "image":
+        return aliased(event, "$ctr[*].image", body)
+    for name in ("requestObject", "responseObject", "authenticationMetadata"):
+        if field == name or field.startswith((f"{name}.", f"{name}[")):
+            segments = [
+                quoted or plain for quoted, plain in re.findall(r"\['([^']+)'\]|([^.\[\]]+)", field[len(name) :])
+            ]
+            return dotted_values(segments, event.get(name), whole=whole)
+    return []
+
+
+def key_of(field: str, prefix: str) -> str:
+    rest = field[len(prefix) :]
+    return rest[2:-2] if rest.startswith("['") else rest[1:]
+
+
+def dotted_values(segments: list[str], value: Json, *, whole: bool) -> list[Json]:
+    if isinstance(value, list) and (segments or not whole):
+        return [found for each in value for found in dotted_values(segments, each, whole=whole)]
+    if not segments:
+        return [] if value is None else [value]
+    if isinstance(value, dict):
+        for end in range(len(segments), 0, -1):
+            key = ".".join(segments[:end])
+            if key in value:
+                return dotted_values(segments[end:], value[key], whole=whole)
+    return []
