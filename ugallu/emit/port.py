@@ -7,6 +7,7 @@ import msgspec
 
 from ugallu.api.event import ClusterIdentity
 from ugallu.api.observation import Checkpoint, Finding
+from ugallu.api.subject import Clue, Subject
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -18,7 +19,16 @@ class Origin(msgspec.Struct, frozen=True):
     """Names of the event types that the operator declared; another one is refused and counted."""
     version: str = ""
     instance: str = ""
+    """The pod or host, part of every event's spec: leave it empty where two runs must give equal digests (replay)."""
     cluster: ClusterIdentity = ClusterIdentity()
+
+
+class Hydrator(Protocol):
+    """Looks up what a Clue points at."""
+
+    async def hydrate(self, clue: Clue) -> Subject | None:
+        """Return the snapshot, None when there is no such object. Raises `TransientError` when it cannot tell."""
+        ...
 
 
 class Emitter(Protocol):
