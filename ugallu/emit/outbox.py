@@ -83,15 +83,15 @@ class Outbox:
     `drain`. `in_flight` creates are under way at a time; `held` findings are kept whole in memory.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what every part takes, in the order in which every part takes it
         self,
         journal: Journal,
         cluster: Cluster,
         clock: Clock,
         metrics: Metrics,
         log: Logger,
-        *,
         settings: EmitSettings,
+        *,
         live: bool = False,
         in_flight: int = 8,
         held: int = 1024,
