@@ -15,6 +15,7 @@ import msgspec
 
 from ugallu.api.meta import Condition, Config, Resource, decode_strict, utc_seconds, with_condition
 from ugallu.bus.port import Bus
+from ugallu.cluster.lease import Election
 from ugallu.cluster.port import View
 from ugallu.errors import PermanentError, RefusedError, UgalluError
 from ugallu.operator.contract import Operator, Parts, Service
@@ -55,6 +56,7 @@ class Cell:
         positions: Positions,
         shared: Callable[[type[Any]], None],
         changed: Callable[[], None],
+        election: Election | None = None,
     ) -> None:
         self.operator = operator
         self.name = operator.name
@@ -73,6 +75,7 @@ class Cell:
         self._positions = positions
         self._shared = shared
         self._changed = changed
+        self._election = election
         self._assembly: Assembly | None = None
         self._old: list[Assembly] = []
         self._workers: dict[type[Any], Worker] = {}
@@ -88,6 +91,8 @@ class Cell:
     @property
     def reason(self) -> str:
         """What keeps this operator from being ready; empty when it is."""
+        if self._election is not None and not self._election.leading:
+            return ""
         if self._config_error or self._build_error:
             return self._config_error or self._build_error
         if self._assembly is None or not self.armed.is_set():
@@ -105,7 +110,7 @@ class Cell:
     def idle(self) -> bool:
         """Everything that the operator's inputs have brought so far is done with."""
         if self._assembly is None:
-            return self.failed is not None
+            return self.failed is not None or (self._election is not None and not self._election.leading)
         said: list[bool] = []
         parts = self._assembly.parts
         attempt_now(lambda: said.append(parts.idle()))
@@ -133,21 +138,64 @@ class Cell:
     # Running
 
     async def run(self) -> None:
-        """Configure, build, run, rebuild, until `finish`; then end what runs and return."""
+        """Configure, build, run, rebuild, until `finish`; then end what runs and return.
+
+        With an election the Parts run while this process leads, and are built anew each time it comes to lead.
+        """
+        if self._election is None:
+            await self._run()
+            return
+        election = self._election
+        # Sources need not wait for somebody who may never lead.
+        self.armed.set()
+        self._changed()
         async with anyio.create_task_group() as tg:
-            view = self._config_view()
-            async with anyio.create_task_group() as live:
-                live.start_soon(self._flush_idle)
-                live.start_soon(self._live, view, tg)
-                await self._finish.wait()
-                live.cancel_scope.cancel()
-            if self._assembly is not None:
-                self._assembly.end.set()
+
+            async def contend() -> None:
+                while not await election.lead(self._run):
+                    self._log.warning("leadership lost; another replica goes on", holder=election.holder)
+                tg.cancel_scope.cancel()
+
+            tg.start_soon(contend)
+            await self._finish.wait()
+            if not election.leading:
+                tg.cancel_scope.cancel()
+
+    async def _run(self) -> None:
+        try:
+            async with anyio.create_task_group() as tg:
+                view = self._config_view()
+                async with anyio.create_task_group() as live:
+                    live.start_soon(self._flush_idle)
+                    live.start_soon(self._live, view, tg)
+                    await self._finish.wait()
+                    live.cancel_scope.cancel()
+                if self._assembly is not None:
+                    self._assembly.end.set()
+        finally:
+            for worker in self._workers.values():
+                worker.close()
+            for source in self._assembly.parts.sources if self._assembly else ():
+                self._intake.remove(source.name)
+            self._workers.clear()
+            self._assembly = None
+            self._ring_drained()
 
     async def drained(self) -> None:
         """Wait until the workers have emptied their rings; call after the bus was closed."""
         while self._workers:
             await self._drained.wait()
+
+    async def flush(self) -> None:
+        """Submit the checkpoints that wait for company."""
+        for worker in list(self._workers.values()):
+            if (error := await attempt(worker.flush)) is not None:
+                self._log.error("checkpoint not written", exc_info=error)
+
+    def inspected(self, observes: type[Any], source: str) -> int:
+        """Return the number of the first observation of a source that its detectors have not yet seen."""
+        worker = self._workers.get(observes)
+        return worker.inspected(source) if worker else 0
 
     def finish(self) -> None:
         """End: no new reconciliation begins, services stop, then `run` returns."""
@@ -287,6 +335,7 @@ class Cell:
             metrics=self._metrics,
             clock=self._clock,
             log=self._log,
+            changed=self._changed,
         )
         tg.start_soon(self._work, worker)
         self._shared(observes)
@@ -295,6 +344,9 @@ class Cell:
         await self._again(f"detectors of {worker.observes.__name__}", worker.run, self._worker_errors)
         if self._workers.get(worker.observes) is worker:
             del self._workers[worker.observes]
+        self._ring_drained()
+
+    def _ring_drained(self) -> None:
         self._drained.set()
         self._drained = anyio.Event()
         self._changed()
@@ -328,9 +380,7 @@ class Cell:
         """A checkpoint must not wait for the next batch for ever."""
         while True:
             await self._clock.sleep(IDLE_SECONDS)
-            for worker in list(self._workers.values()):
-                if (error := await attempt(worker.flush)) is not None:
-                    self._log.error("checkpoint not written", exc_info=error)
+            await self.flush()
             self._metrics.gauge("ugallu_operator_ready", 0.0 if self.reason else 1.0, operator=self.name)
 
     # The config object

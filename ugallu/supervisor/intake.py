@@ -8,7 +8,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from ugallu.api.observation import Batch, Observation
+from ugallu.api.observation import Batch
 from ugallu.bus.port import Bus
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError
@@ -29,12 +29,10 @@ class Intake:
         self,
         bus: Bus,
         positions: Positions,
-        subscribers: Callable[[type[Observation]], Iterable[str]],
         *,
         clock: Clock,
         metrics: Metrics,
         log: structlog.typing.FilteringBoundLogger,
-        finite: bool = False,
     ) -> None:
         self.over = anyio.Event()
         self.counts: dict[str, dict[str, int]] = {}
@@ -43,11 +41,11 @@ class Intake:
         """Why a source is not running, by source name: from its failure until it publishes again."""
         self._bus = bus
         self._positions = positions
-        self._subscribers = subscribers
         self._clock = clock
         self._metrics = metrics
         self._log = log
-        self._finite = finite
+        self._finite = False
+        self._subscribers: Callable[[type[Any]], Iterable[str]] = lambda _: ()
         self._tg: anyio.abc.TaskGroup | None = None
         self._sources: dict[str, tuple[Source, str]] = {}
         self._scopes: dict[str, anyio.CancelScope] = {}
@@ -61,9 +59,14 @@ class Intake:
         """Tell whether a source of this type was added and has not ended."""
         return any(source.observes is observes for source, _ in self._sources.values())
 
-    def open(self, tg: anyio.abc.TaskGroup) -> None:
-        """Start what was added, in this group; what is added later starts at once."""
-        self._tg = tg
+    def open(
+        self, tg: anyio.abc.TaskGroup, subscribers: Callable[[type[Any]], Iterable[str]], *, finite: bool = False
+    ) -> None:
+        """Start what was added, in this group; what is added later starts at once.
+
+        `subscribers` names who reads a type. `finite`: an input that cannot be read ends the run with its error.
+        """
+        self._tg, self._subscribers, self._finite = tg, subscribers, finite
         for source, owner in list(self._sources.values()):
             self._launch(tg, source, owner)
         self._check_over()

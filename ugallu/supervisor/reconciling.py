@@ -8,16 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-import anyio.abc
 import structlog
 
 from ugallu.api.meta import Resource
 from ugallu.clock import Clock
 from ugallu.cluster.port import Change, Key, View, key_of
+from ugallu.cluster.queue import WorkQueue
 from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import After, Reconciler
-from ugallu.pace import Backoff
 from ugallu.supervisor.guard import attempt
 
 AT_ONCE = 8
@@ -39,6 +38,8 @@ class Reconciling:
         changed: Callable[[], None],
     ) -> None:
         self.kind: str = reconciler.watches.kind_info.name
+        self.armed = anyio.Event()
+        """Set once every object of the first complete list was reconciled, whatever came of it."""
         self._reconciler = reconciler
         self._view = view
         self._operator = operator
@@ -46,22 +47,18 @@ class Reconciling:
         self._metrics = metrics
         self._log = log.bind(kind=self.kind)
         self._changed = changed
-        self._line: dict[Key, None] = {}
+        self._queue: WorkQueue[Key] = WorkQueue(clock)
         self._under_way: set[Key] = set()
-        self._again: set[Key] = set()
-        self._patience: dict[Key, Backoff] = {}
-        self._waiting: dict[Key, tuple[str, int]] = {}
-        self._given_up: dict[Key, tuple[str, int]] = {}
+        self._meanwhile: set[Key] = set()
+        self._settled: dict[Key, tuple[str, int]] = {}
+        """Versions that a retry is set for, or that are given up: seeing them again is no reason to look again."""
         self._first: set[Key] | None = None
-        self._closed = False
-        self._wake = anyio.Event()
-        self.armed = anyio.Event()
-        """Set once every object of the first complete list was reconciled, whatever came of it."""
+        self._closed = anyio.Event()
 
     @property
     def idle(self) -> bool:
         """Nothing waits, nothing is under way, nothing is to be tried again."""
-        return not (self._line or self._under_way or self._patience)
+        return self._queue.idle
 
     @property
     def under_way(self) -> list[Key]:
@@ -70,78 +67,68 @@ class Reconciling:
 
     async def run(self) -> None:
         """Reconcile until closed."""
-        async with anyio.create_task_group() as tg:
-            stop_listening = self._view.listen(self._told)
-            try:
-                await self._until_synced()
-                self._first = {key_of(resource) for resource in self._view.items()}
-                self._advance(None)
-                async with anyio.create_task_group() as workers:
-                    for _ in range(getattr(self._reconciler, "at_once", AT_ONCE)):
-                        workers.start_soon(self._work, tg)
-            finally:
-                stop_listening()
-            # Delays that are still running have nothing to wake any more.
-            tg.cancel_scope.cancel()
+        stop_listening = self._view.listen(self._told)
+        try:
+            await self._until_synced()
+            self._first = {key_of(resource) for resource in self._view.items()}
+            self._advance()
+            async with anyio.create_task_group() as workers:
+                for _ in range(getattr(self._reconciler, "at_once", AT_ONCE)):
+                    workers.start_soon(self._work)
+        finally:
+            stop_listening()
 
     def close(self) -> None:
         """Begin nothing new."""
-        self._closed = True
-        self._ring()
+        self._closed.set()
+        self._queue.close()
 
     async def _until_synced(self) -> None:
         async with anyio.create_task_group() as tg:
 
-            async def synced() -> None:
-                await self._view.synced()
-                tg.cancel_scope.cancel()
-
             async def closed() -> None:
-                while not self._closed:
-                    await self._wake.wait()
+                await self._closed.wait()
                 tg.cancel_scope.cancel()
 
-            tg.start_soon(synced)
             tg.start_soon(closed)
+            await self._view.synced()
+            tg.cancel_scope.cancel()
 
     def _told(self, change: Change, resource: Resource) -> None:
         key = key_of(resource)
-        if change is not Change.DELETED and _version(resource) in (self._given_up.get(key), self._waiting.get(key)):
+        if key in self._under_way:
+            self._meanwhile.add(key)
+            return
+        if change is not Change.DELETED and self._settled.get(key) == _version(resource):
             # Only its status changed, often by the very try that failed: looking again at once would never end.
             return
-        self._waiting.pop(key, None)
-        self._add(key)
+        self._queue.add(key)
 
-    def _add(self, key: Key) -> None:
-        if key in self._under_way:
-            self._again.add(key)
-        elif key not in self._line:
-            self._line[key] = None
-            self._ring()
-
-    def _ring(self) -> None:
-        self._wake.set()
-        self._wake = anyio.Event()
-
-    async def _work(self, tg: anyio.abc.TaskGroup) -> None:
-        while not self._closed:
-            if not self._line:
-                await self._wake.wait()
-                continue
-            key = next(iter(self._line))
-            del self._line[key]
+    async def _work(self) -> None:
+        while True:
+            try:
+                key = await self._queue.get()
+            except anyio.EndOfStream:
+                return
+            if self._closed.is_set():
+                return
             self._under_way.add(key)
             try:
-                await self._turn(key, tg)
+                await self._turn(key)
             finally:
                 self._under_way.discard(key)
-            if key in self._again:
-                self._again.discard(key)
-                self._add(key)
+                self._queue.done(key)
+            if key in self._meanwhile:
+                self._meanwhile.discard(key)
+                now = self._view.get(key.name, key.namespace)
+                if now is None:
+                    self._queue.add(key)
+                else:
+                    self._told(Change.MODIFIED, now)
             self._advance(key)
             self._changed()
 
-    async def _turn(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
+    async def _turn(self, key: Key) -> None:
         resource = self._view.get(key.name, key.namespace)
         after: After | None = None
 
@@ -155,41 +142,28 @@ class Reconciling:
         error = await attempt(call)
         outcome = "done" if error is None else getattr(error, "category", "error").lower()
         self._metrics.count("ugallu_reconcile_total", operator=self._operator, kind=self.kind, outcome=outcome)
+        self._settled.pop(key, None)
         if error is None:
-            self._forget(key)
+            self._queue.forget(key)
             if after is not None:
-                tg.start_soon(self._later, key, after.seconds)
+                self._queue.add_after(key, after.seconds)
             return
         log = self._log.bind(namespace=key.namespace, name=key.name)
+        if resource is not None and not isinstance(error, ConflictError):
+            self._settled[key] = _version(resource)
         if isinstance(error, PermanentError | RefusedError):
-            self._forget(key)
-            if resource is not None:
-                self._given_up[key] = _version(resource)
+            self._queue.forget(key)
             log.error("cannot be reconciled; waiting for a new generation", error=str(error))
             return
-        wait = self._patience.setdefault(key, Backoff()).next()
+        wait = round(self._queue.retry(key), 2)
         if isinstance(error, TransientError):
-            wait = max(wait, error.retry_after or 0.0)
-            if resource is not None:
-                self._waiting[key] = _version(resource)
-            log.warning("reconcile failed; trying again", error=str(error), seconds=round(wait, 2))
+            log.warning("reconcile failed; trying again", error=str(error), seconds=wait)
         elif isinstance(error, ConflictError):
-            log.debug("object changed meanwhile; trying again", error=str(error), seconds=round(wait, 2))
+            log.debug("object changed meanwhile; trying again", error=str(error), seconds=wait)
         else:
-            if resource is not None:
-                self._waiting[key] = _version(resource)
-            log.error("reconciler broke; trying again", seconds=round(wait, 2), exc_info=error)
-        tg.start_soon(self._later, key, wait)
+            log.error("reconciler broke; trying again", seconds=wait, exc_info=error)
 
-    async def _later(self, key: Key, seconds: float) -> None:
-        await self._clock.sleep(seconds)
-        self._add(key)
-
-    def _forget(self, key: Key) -> None:
-        for book in (self._patience, self._waiting, self._given_up):
-            book.pop(key, None)
-
-    def _advance(self, done: Key | None) -> None:
+    def _advance(self, done: Key | None = None) -> None:
         if self._first is None or self.armed.is_set():
             return
         if done is not None:
@@ -199,6 +173,6 @@ class Reconciling:
 
 
 def _version(resource: Resource) -> tuple[str, int]:
-    """What must change before an object that cannot be reconciled is looked at again: uid, generation, or deletion."""
+    """What must change before an object that failed is looked at out of turn: uid, generation, or deletion."""
     meta = resource.metadata
     return (meta.uid, -1 if meta.deletion_timestamp else meta.generation)

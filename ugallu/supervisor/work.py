@@ -48,6 +48,7 @@ class Worker:
         metrics: Metrics,
         clock: Clock,
         log: structlog.typing.FilteringBoundLogger,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.subscriber = subscriber
         self.observes = observes
@@ -59,6 +60,7 @@ class Worker:
         self._log = log.bind(observes=observes.__name__)
         self._complaints = TokenBucket(rate=0.1, burst=5)
         self._unsaid = 0
+        self._changed = changed
         self._lock = anyio.Lock()
         self._held: Batch[Any] | None = None
         self._batches = 0
@@ -80,6 +82,7 @@ class Worker:
             async with self._lock:
                 await self._take(batch)
             self._held = None
+            self._changed()
         await self.flush()
 
     async def flush(self) -> None:
@@ -93,6 +96,10 @@ class Worker:
             await self._submit()
             old = {detector_name(d): d.snapshot() for d in self._detectors if isinstance(d, Keeps)}
             self._adopt(detectors, old.get)
+
+    def inspected(self, source: str) -> int:
+        """Return the number of the first observation of this source not yet inspected."""
+        return self._next.get(source, 0)
 
     def close(self) -> None:
         """Leave the bus: its publishers no longer wait for this worker."""

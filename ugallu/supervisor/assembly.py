@@ -1,0 +1,236 @@
+"""Puts one process together over the embedded cluster: `ugallu run`, `replay` and `demo` start here.
+
+--state DIR     the cluster's files (ugallu.cluster.embedded)
+  journal/      acknowledged findings (ugallu.journal)
+  ...           what operators keep, each under a name of its own
+"""
+
+import gc
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ugallu import __version__
+from ugallu.api.audit import AuditRecord
+from ugallu.api.event import ClusterIdentity
+from ugallu.bus.bus import LocalBus
+from ugallu.bus.port import Bus
+from ugallu.clock import Clock, SystemClock
+from ugallu.cluster.cache import SharedCache
+from ugallu.cluster.lease import Election
+from ugallu.cluster.port import Cluster
+from ugallu.emit.emitter import JournalEmitter
+from ugallu.emit.outbox import Outbox
+from ugallu.emit.port import Origin
+from ugallu.errors import PermanentError
+from ugallu.journal.port import Retention
+from ugallu.logs import Logger, logger
+from ugallu.metrics import Metrics
+from ugallu.operator.contract import Operator, Placement, Source
+from ugallu.operator.platform import Platform
+from ugallu.settings import Settings
+from ugallu.supervisor.cell import Cell
+from ugallu.supervisor.intake import Intake
+from ugallu.supervisor.positions import Positions
+from ugallu.supervisor.registry import choose, installed
+from ugallu.supervisor.supervisor import Supervisor
+
+JOURNAL = "journal"
+SEALERS = ("attestor",)
+"""Left out of "all operators" when nothing is to be sealed."""
+NAMESPACE = "ugallu-system"
+"""Where leases are, when the cluster has namespaces of its own."""
+
+
+def runnable(
+    operators: Iterable[type[Operator[Any]]], *, embedded: bool, named: Iterable[str] = ()
+) -> list[type[Operator[Any]]]:
+    """Return the operators that can run here.
+
+    Raises `PermanentError` for one that was asked for by name and needs Pods where there are none.
+    """
+    found = []
+    for operator in operators:
+        if operator.needs_pods and embedded:
+            if operator.name in named:
+                raise PermanentError(
+                    "it works on Pods, and the embedded cluster runs none",
+                    where=f"operator {operator.name}",
+                    fix="give a kubeconfig, or leave it out of --enable",
+                )
+            continue
+        found.append(operator)
+    return found
+
+
+def load(settings: Settings, *, embedded: bool) -> list[type[Operator[Any]]]:
+    """Import and return the operators that the settings ask for; nothing else is imported."""
+    lines = choose(settings.enable, installed(), without=() if settings.seal else SEALERS)
+    found = runnable((line.load() for line in lines), embedded=embedded, named=settings.enable)
+    if not found:
+        raise PermanentError("no operator to run", where="--enable", fix="see `ugallu operators`")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One assembled process: nothing runs yet but the cluster, so objects can be written before `supervisor.run`."""
+
+    settings: Settings
+    cluster: Cluster
+    operators: Sequence[Operator[Any]]
+    supervisor: Supervisor
+    metrics: Metrics
+    clock: Clock
+    log: Logger
+    bus: Bus
+
+
+@asynccontextmanager
+async def open_embedded(
+    settings: Settings,
+    *,
+    operators: Sequence[type[Operator[Any]]] | None = None,
+    clock: Clock | None = None,
+    log: Logger | None = None,
+    metrics: Metrics | None = None,
+) -> AsyncIterator[Process]:
+    """Open the state directory and assemble everything over it; `operators` None: those that the settings ask for.
+
+    Raises `PermanentError` for an unknown operator, and for a directory that another process holds.
+    """
+    from ugallu.cluster.embedded.cluster import EmbeddedCluster
+
+    clock, log, metrics = clock or SystemClock(), log or logger(settings.log), metrics or Metrics()
+    classes = load(settings, embedded=True) if operators is None else runnable(operators, embedded=True)
+    cluster = EmbeddedCluster.open(settings.state_dir, clock=clock)
+    try:
+        async with assembled(
+            settings, cluster, classes, clock=clock, log=log, metrics=metrics, started=freeze_heap
+        ) as process:
+            yield process
+    finally:
+        await cluster.close()
+
+
+@asynccontextmanager
+async def assembled(
+    settings: Settings,
+    cluster: Cluster,
+    operators: Sequence[type[Operator[Any]]],
+    *,
+    clock: Clock,
+    log: Logger,
+    metrics: Metrics,
+    sources: Mapping[type[Any], Callable[[], Source | None]] | None = None,
+    lend: Callable[[Operator[Any]], Cluster] | None = None,
+    started: Callable[[], None] = lambda: None,
+) -> AsyncIterator[Process]:
+    """Assemble a process over a cluster that somebody else opens and closes.
+
+    `sources` replaces the shared ones; `lend` gives each operator its own view of the cluster.
+    """
+    from ugallu.journal.segmented import SegmentedJournal
+
+    journal = SegmentedJournal(
+        settings.state_dir / JOURNAL,
+        Retention(max_bytes=settings.emit.journal_bytes, max_age_seconds=settings.emit.max_age_seconds),
+        clock=clock,
+        metrics=metrics,
+        log=log,
+    )
+    try:
+        outbox = Outbox(journal, cluster, clock, metrics, log, settings.emit, live=settings.audit.follow)
+        positions = Positions((await outbox.recover()).values())
+        bus = LocalBus(metrics)
+        cache = SharedCache(cluster, clock=clock, metrics=metrics, log=log)
+        intake = Intake(bus, positions, clock=clock, metrics=metrics, log=log)
+        supervisor = Supervisor(
+            settings,
+            cluster=cluster,
+            cache=cache,
+            bus=bus,
+            outbox=outbox,
+            intake=intake,
+            clock=clock,
+            log=log,
+            metrics=metrics,
+            sources=shared_sources(settings, clock, metrics, log) if sources is None else sources,
+            started=started,
+        )
+        identity = ClusterIdentity(cluster_name=settings.cluster_name, cluster_id=settings.cluster_id)
+        built = [operator() for operator in operators]
+        for operator in built:
+            own = log.bind(operator=operator.name)
+            origin = Origin(
+                component=f"ugallu-{operator.name}",
+                emits=frozenset(kind.name for kind in operator.emits),
+                version=__version__,
+                instance=settings.instance,
+                cluster=identity,
+            )
+            platform = Platform(
+                identity=identity,
+                cluster=lend(operator) if lend else cluster,
+                cache=cache,
+                emitter=JournalEmitter(origin, journal, clock, metrics, own),
+                clock=clock,
+                log=own,
+                metrics=metrics,
+                settings=settings,
+                state=settings.state_dir,
+            )
+            supervisor.add(
+                Cell(
+                    operator,
+                    platform,
+                    bus=bus,
+                    intake=intake,
+                    positions=positions,
+                    shared=supervisor.want,
+                    changed=supervisor.poke,
+                    election=_election(operator, cluster, settings, clock, own),
+                )
+            )
+        yield Process(settings, cluster, built, supervisor, metrics, clock, log, bus)
+    finally:
+        journal.close()
+
+
+def freeze_heap() -> None:
+    """Keep the collector from walking again and again what was built at start and stays to the end."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 50)
+
+
+def shared_sources(
+    settings: Settings, clock: Clock, metrics: Metrics, log: Logger
+) -> Mapping[type[Any], Callable[[], Source | None]]:
+    """Return how to make the sources that operators share, by what they observe; None where none is configured."""
+
+    def audit() -> Source | None:
+        if not settings.audit.files:
+            return None
+        from ugallu.sources.audit_file import AuditFile
+
+        return AuditFile(settings.audit, clock=clock, metrics=metrics, log=log)
+
+    return {AuditRecord: audit}
+
+
+def _election(
+    operator: Operator[Any], cluster: Cluster, settings: Settings, clock: Clock, log: Logger
+) -> Election | None:
+    """Return the candidacy of an operator that runs once a cluster; one process has an embedded cluster to itself."""
+    if operator.placement is not Placement.ONE_LEADER or cluster.embedded:
+        return None
+    return Election(
+        cluster,
+        clock,
+        name=f"ugallu-{operator.name}-leader",
+        namespace=NAMESPACE,
+        identity=settings.instance,
+        failed=lambda error: log.warning("lease", error=str(error)),
+    )

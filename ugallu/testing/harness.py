@@ -1,0 +1,231 @@
+"""`running`: an operator at work inside a test, with everything real but the outside world.
+
+The embedded cluster is the cluster, the journal lies in a directory of its own, and the operator is held to what it
+declared: another event type, or a verb it was never granted, fails the test.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import anyio
+import structlog
+
+from ugallu.api.event import SecurityEvent
+from ugallu.api.meta import Kind, Resource
+from ugallu.api.observation import Batch, Observation
+from ugallu.clock import Clock, SystemClock
+from ugallu.cluster.embedded.cluster import EmbeddedCluster
+from ugallu.cluster.port import ANY, Cluster, ForbiddenError, Notice, Page, Preconditions, list_all
+from ugallu.metrics import Metrics
+from ugallu.operator.contract import Grant, Operator
+from ugallu.settings import AuditSettings, ListenSettings, Settings
+from ugallu.supervisor.assembly import Process, assembled
+
+R = TypeVar("R", bound=Resource)
+SOURCE = "test"
+
+
+class Granted:
+    """A cluster that refuses what the operator never declared."""
+
+    def __init__(self, cluster: Cluster, operator: Operator[Any]) -> None:
+        self._cluster = cluster
+        self._name = operator.name
+        self._grants: Sequence[Grant] = operator.grants
+
+    @property
+    def embedded(self) -> bool:
+        """As the cluster behind it."""
+        return self._cluster.embedded
+
+    def _check(self, verb: str, kind: Kind, name: str = "", namespace: str = "", part: str = "") -> None:
+        resource = kind.plural + part
+        for grant in self._grants:
+            if (
+                grant.group in (kind.group, "*")
+                and {resource, "*"} & set(grant.resources)
+                and {verb, "*"} & set(grant.verbs)
+                and (not grant.names or name in grant.names)
+                and (not grant.namespace or namespace == grant.namespace)
+            ):
+                return
+        raise ForbiddenError(
+            f"{verb} {resource} was never declared", where=f"operator {self._name}", fix="add it to `grants`"
+        )
+
+    async def get(self, kind: type[R], name: str, namespace: str = "") -> R:
+        """Ask for `get`."""
+        self._check("get", kind.kind_info, name, namespace)
+        return await self._cluster.get(kind, name, namespace)
+
+    async def list(
+        self,
+        kind: type[R],
+        *,
+        namespace: str = "",
+        labels: str = "",
+        fields: str = "",
+        limit: int = 500,
+        continue_token: str = "",
+    ) -> Page[R]:
+        """Ask for `list`."""
+        self._check("list", kind.kind_info, namespace=namespace)
+        return await self._cluster.list(
+            kind, namespace=namespace, labels=labels, fields=fields, limit=limit, continue_token=continue_token
+        )
+
+    def watch(
+        self, kind: type[R], *, since: str, namespace: str = "", labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Notice[R]]:
+        """Ask for `watch`."""
+        self._check("watch", kind.kind_info, namespace=namespace)
+        return self._cluster.watch(kind, since=since, namespace=namespace, labels=labels, fields=fields)
+
+    async def create(self, resource: R) -> R:
+        """Ask for `create`."""
+        self._check("create", type(resource).kind_info, resource.metadata.name, resource.metadata.namespace)
+        return await self._cluster.create(resource)
+
+    async def apply(self, resource: R, *, manager: str) -> R:
+        """Ask for `patch`, as server-side apply does."""
+        self._check("patch", type(resource).kind_info, resource.metadata.name, resource.metadata.namespace)
+        return await self._cluster.apply(resource, manager=manager)
+
+    async def patch(
+        self,
+        kind: type[R],
+        name: str,
+        patch: Mapping[str, Any],
+        namespace: str = "",
+        *,
+        when: Preconditions = ANY,
+    ) -> R:
+        """Ask for `patch`."""
+        self._check("patch", kind.kind_info, name, namespace)
+        return await self._cluster.patch(kind, name, patch, namespace, when=when)
+
+    async def patch_status(
+        self,
+        kind: type[R],
+        name: str,
+        patch: Mapping[str, Any],
+        namespace: str = "",
+        *,
+        when: Preconditions = ANY,
+    ) -> R:
+        """Ask for `patch` on the status subresource."""
+        self._check("patch", kind.kind_info, name, namespace, "/status")
+        return await self._cluster.patch_status(kind, name, patch, namespace, when=when)
+
+    async def delete(self, kind: type[R], name: str, namespace: str = "", *, when: Preconditions = ANY) -> None:
+        """Ask for `delete`."""
+        self._check("delete", kind.kind_info, name, namespace)
+        await self._cluster.delete(kind, name, namespace, when=when)
+
+    async def close(self) -> None:
+        """Leave the cluster open: it belongs to the test."""
+
+
+class Run:
+    """What a test does with a running process."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.cluster = process.cluster
+        self.metrics = process.metrics
+        self._published: dict[type[Any], int] = {}
+
+    async def publish(self, *observations: Observation) -> None:
+        """Let a source see these, in order, in one batch a type."""
+        by_type: dict[type[Any], list[Observation]] = {}
+        for observation in observations:
+            by_type.setdefault(type(observation), []).append(observation)
+        for observes, seen in by_type.items():
+            first = self._published.get(observes, 0)
+            self._published[observes] = end = first + len(seen)
+            source = f"{SOURCE}-{observes.__name__}"
+            await self.process.bus.publish(observes, Batch(source, first, seen, resume=str(end).encode()))
+
+    async def settle(self) -> None:
+        """Wait until everything published was inspected, emitted, and dealt with by every operator."""
+        supervisor = self.process.supervisor
+        for observes, end in self._published.items():
+            for cell in supervisor.cells:
+                if observes in cell.observed:
+                    source = f"{SOURCE}-{observes.__name__}"
+                    await supervisor.until(lambda c=cell, o=observes, s=source, e=end: c.inspected(o, s) >= e)  # type: ignore[misc]
+        await supervisor.settle()
+        self.check()
+
+    async def events(self) -> list[SecurityEvent]:
+        """Settle, then return every SecurityEvent there is, by time and name."""
+        await self.settle()
+        found, _ = await list_all(self.cluster, SecurityEvent)
+        return sorted(found, key=lambda event: (event.spec.detected_at, event.metadata.name))
+
+    def check(self) -> None:
+        """Fail if an operator emitted what it did not declare."""
+        undeclared = self.metrics.value("ugallu_emitter_dropped_total", reason="undeclared_type")
+        assert not undeclared, f"{undeclared:.0f} findings of a type that the operator does not declare in `emits`"
+
+
+@asynccontextmanager
+async def running(
+    *operators: type[Operator[Any]],
+    cluster: Cluster | None = None,
+    clock: Clock | None = None,
+    settings: Settings | None = None,
+) -> AsyncIterator[Run]:
+    """Run these operators while the block lasts; leaving it stops them in order and waits for the end.
+
+    Without `cluster` an embedded one in memory is made and closed; without `settings.state` the journal is in a
+    temporary directory. Probes do not listen.
+    """
+    clock = clock or SystemClock()
+    with _state(settings) as state:
+        base = settings or Settings()
+        chosen = Settings(
+            state=state,
+            cluster_id=base.cluster_id,
+            cluster_name=base.cluster_name,
+            grace_seconds=base.grace_seconds,
+            seal=base.seal,
+            audit=base.audit if settings else AuditSettings(),
+            emit=base.emit,
+            listen=ListenSettings(health="", metrics=""),
+        )
+        own = EmbeddedCluster.in_memory(clock=clock) if cluster is None else None
+        at = cluster if cluster is not None else own
+        assert at is not None
+        log = structlog.wrap_logger(structlog.PrintLogger())
+        try:
+            async with (
+                assembled(
+                    chosen,
+                    at,
+                    operators,
+                    clock=clock,
+                    log=log,
+                    metrics=Metrics(),
+                    lend=lambda operator: Granted(at, operator),
+                ) as process,
+                anyio.create_task_group() as tg,
+            ):
+                run = Run(process)
+                stop = anyio.Event()
+
+                tg.start_soon(process.supervisor.run, stop)
+                await process.supervisor.ready.wait()
+                yield run
+                stop.set()
+            run.check()
+        finally:
+            if own is not None:
+                await own.close()
+
+
+def _state(settings: Settings | None) -> AbstractContextManager[str]:
+    """A temporary directory, or the one that the test keeps over several runs."""
+    return nullcontext(settings.state) if settings and settings.state else TemporaryDirectory(prefix="ugallu-")
