@@ -1,7 +1,7 @@
 """A cluster for tests, and one that fails on demand: before the effect, or after it, when only the answer is lost."""
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -131,7 +131,7 @@ class FaultyCluster:
 
     async def watch(
         self, kind: type[R], *, since: str, namespace: str = "", labels: str = "", fields: str = ""
-    ) -> AsyncIterator[Notice[R]]:
+    ) -> AsyncGenerator[Notice[R], None]:
         """Watch; a fault before or after a notice breaks the stream there."""
         watch = self._cluster.watch(kind, since=since, namespace=namespace, labels=labels, fields=fields)
         async with aclosing(watch) as notices:  # type: ignore[type-var]

@@ -10,12 +10,14 @@ from typing import Any, Final
 import msgspec
 
 from ugallu.api.meta import Kind, Metadata, Resource
-from ugallu.cluster.embedded.document import Document, place, render, type_key
+from ugallu.cluster.embedded.document import Document, depth, place, render, type_key
 from ugallu.cluster.embedded.names import faults, is_namespace
 from ugallu.cluster.port import InvalidError
 
 MAX_BYTES: Final = 3 << 19
 """Size of one object, 1.5 MiB: what etcd takes in one request."""
+MAX_DEPTH: Final = 100
+"""Objects and lists inside one another: far beyond any schema, and decoders recurse."""
 
 
 class Review(msgspec.Struct, frozen=True):
@@ -60,10 +62,15 @@ def check_scope(review: Review) -> None:
 
 
 def check_size(review: Review) -> None:
-    """Refuse an object larger than etcd takes."""
-    size = len(render(review.object))
-    if size > MAX_BYTES:
-        raise InvalidError(f"{size} bytes, at most {MAX_BYTES} fit", where=review.where, fix="make the object smaller")
+    """Refuse an object larger than etcd takes, or so deep that a reader could fail on it."""
+    body = render(review.object)
+    if len(body) > MAX_BYTES:
+        raise InvalidError(
+            f"{len(body)} bytes, at most {MAX_BYTES} fit", where=review.where, fix="make the object smaller"
+        )
+    # Brackets are at least as many as levels, and faster to count.
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and depth(review.object) > MAX_DEPTH:
+        raise InvalidError(f"nested deeper than {MAX_DEPTH}", where=review.where, fix="flatten the object")
 
 
 CHECKS: Final[tuple[Check, ...]] = (check_schema, check_metadata, check_scope, check_size)

@@ -1,6 +1,6 @@
 """`EmbeddedCluster`: the port over the store. Writes are grouped, reads are inline, watches read what was committed."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -15,7 +15,7 @@ from ugallu.clock import Clock, SystemClock
 from ugallu.cluster.embedded import tokens
 from ugallu.cluster.embedded.admission import Admission, check_namespace
 from ugallu.cluster.embedded.commit import Commits
-from ugallu.cluster.embedded.document import document_of, place, type_key
+from ugallu.cluster.embedded.document import document_of, place, plain, type_key
 from ugallu.cluster.embedded.hub import Hub, Poll
 from ugallu.cluster.embedded.lock import Hold, hold
 from ugallu.cluster.embedded.scope import Scope
@@ -158,7 +158,7 @@ class EmbeddedCluster:
 
     async def watch(
         self, kind: type[R], *, since: str, namespace: str = "", labels: str = "", fields: str = ""
-    ) -> AsyncIterator[Notice[R]]:
+    ) -> AsyncGenerator[Notice[R], None]:
         """Yield what changed after `since`; ends when the cluster is closed."""
         scope = Scope(kind.kind_info, namespace, labels, fields)
         position = tokens.read_revision(since)
@@ -205,16 +205,16 @@ class EmbeddedCluster:
     ) -> R:
         """Merge-patch metadata and spec."""
         spot = Place(type_key(kind.kind_info), namespace, name)
-        plain = msgspec.to_builtins(patch)
-        return self._decode(kind, await self._write(lambda tx: self._verbs.patch(tx, kind, spot, plain, when)))
+        changes = plain(patch)
+        return self._decode(kind, await self._write(lambda tx: self._verbs.patch(tx, kind, spot, changes, when)))
 
     async def patch_status(
         self, kind: type[R], name: str, patch: Mapping[str, Any], namespace: str = "", *, when: Preconditions = ANY
     ) -> R:
         """Merge-patch status."""
         spot = Place(type_key(kind.kind_info), namespace, name)
-        plain = msgspec.to_builtins(patch)
-        return self._decode(kind, await self._write(lambda tx: self._verbs.patch_status(tx, kind, spot, plain, when)))
+        changes = plain(patch)
+        return self._decode(kind, await self._write(lambda tx: self._verbs.patch_status(tx, kind, spot, changes, when)))
 
     async def delete(self, kind: type[R], name: str, namespace: str = "", *, when: Preconditions = ANY) -> None:
         """Delete one object, or raise `NotFoundError`."""

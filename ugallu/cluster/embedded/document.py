@@ -3,11 +3,13 @@
 Only this package handles objects untyped, because a store must keep fields that one reader's Struct leaves out.
 """
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import msgspec
 
 from ugallu.api.meta import Kind, Resource
+from ugallu.cluster.port import InvalidError
 
 Document: TypeAlias = dict[str, Any]
 
@@ -24,10 +26,33 @@ def render(document: Document) -> bytes:
     return msgspec.json.encode(document)
 
 
+def plain(value: Mapping[str, Any] | Resource) -> Document:
+    """Return a patch or a Struct as JSON values, or raise `InvalidError`."""
+    try:
+        document: Document = msgspec.to_builtins(value, str_keys=True)
+    except (RecursionError, TypeError) as error:
+        raise InvalidError(f"cannot be written as JSON: {error}") from error
+    return document
+
+
 def document_of(resource: Resource) -> Document:
     """Return a Struct as a document, with `apiVersion` and `kind`."""
     kind = type(resource).kind_info
-    return {"apiVersion": kind.api_version, "kind": kind.name, **msgspec.to_builtins(resource)}
+    return {"apiVersion": kind.api_version, "kind": kind.name, **plain(resource)}
+
+
+def depth(value: Any) -> int:  # noqa: ANN401 - any JSON value
+    """Return how many objects and lists contain one another."""
+    level, found = [value], -1
+    while level:
+        found += 1
+        level = [
+            part
+            for holder in level
+            if isinstance(holder, dict | list)
+            for part in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+    return found
 
 
 def type_key(kind: Kind) -> str:
