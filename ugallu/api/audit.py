@@ -99,7 +99,7 @@ def user_of(raw: msgspec.Raw) -> AuditUser | None:
     """Decode `user` or `impersonatedUser`; None when absent, null or malformed."""
     try:
         return _user.decode(raw) if raw else None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
@@ -107,7 +107,7 @@ def response_of(raw: msgspec.Raw) -> AuditResponse | None:
     """Decode `responseStatus`; None when absent, null or malformed."""
     try:
         return _response.decode(raw) if raw else None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
@@ -115,5 +115,5 @@ def json_of(raw: msgspec.Raw) -> Any:  # noqa: ANN401 - any JSON
     """Decode a body; None when absent, null or malformed."""
     try:
         return _any.decode(raw) if raw else None
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
