@@ -24,7 +24,7 @@ from ugallu.emit.emitter import JournalEmitter
 from ugallu.emit.outbox import Outbox
 from ugallu.emit.port import Origin
 from ugallu.errors import PermanentError
-from ugallu.journal.port import Retention
+from ugallu.journal.port import Journal, Retention
 from ugallu.logs import Logger, logger
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import Operator, Placement, Source
@@ -79,6 +79,7 @@ class Process:
 
     settings: Settings
     cluster: Cluster
+    journal: Journal
     operators: Sequence[Operator[Any]]
     supervisor: Supervisor
     metrics: Metrics
@@ -193,7 +194,7 @@ async def assembled(
                     election=_election(operator, cluster, settings, clock, own),
                 )
             )
-        yield Process(settings, cluster, built, supervisor, metrics, clock, log, bus)
+        yield Process(settings, cluster, journal, built, supervisor, metrics, clock, log, bus)
     finally:
         journal.close()
 
