@@ -9,6 +9,13 @@ import enum
 
 from ugallu.api.bundle import AttestationBundleStatus, BundlePhase
 
+RETENTION = dt.timedelta(days=365)
+"""How long evidence is kept; more than any event's own life and its grace together."""
+MAX_FAILURES = 16
+"""Failures kept in status: the first one, which often explains the rest, and the newest."""
+PATIENCE = 8
+"""Failed tries after which a bundle is called Failed; it is tried again all the same."""
+
 
 class Stage(enum.StrEnum):
     """The stages, in order."""
@@ -37,6 +44,7 @@ class Keys:
     """Object keys of one bundle in the evidence store."""
 
     def __init__(self, uid: str) -> None:
+        self.spec = f"staging/{uid}/spec.json"
         self.statement = f"staging/{uid}/statement.json"
         self.envelope = f"staging/{uid}/envelope.json"
         self.entry = f"staging/{uid}/entry.json"
@@ -45,7 +53,7 @@ class Keys:
     @property
     def staging(self) -> tuple[str, ...]:
         """What may go once the bundle is sealed."""
-        return (self.statement, self.envelope, self.entry)
+        return (self.spec, self.statement, self.envelope, self.entry)
 
     def bundle(self, cluster_id: str, at: dt.datetime) -> str:
         """The Sigstore bundle; `at` is the fixed time of attestation, its month in UTC partitions the store."""
@@ -63,3 +71,8 @@ class Keys:
 def _month(cluster_id: str, at: dt.datetime) -> str:
     utc = at.astimezone(dt.UTC)
     return f"{cluster_id or 'unknown'}/{utc:%Y}/{utc:%m}"
+
+
+def retry_delay(attempts: int) -> float:
+    """Return the seconds to wait after so many failed tries in a row: 1, 2, 4... up to five minutes."""
+    return min(300.0, 2.0 ** min(attempts - 1, 16))

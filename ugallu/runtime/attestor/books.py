@@ -1,0 +1,82 @@
+"""What the attestor still owes: events without evidence, and bundles on their way, by phase."""
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ugallu.api.bundle import AttestationBundle, BundlePhase
+from ugallu.api.event import SecurityEvent
+from ugallu.clock import Clock
+from ugallu.cluster.port import Change, View
+from ugallu.metrics import Metrics
+from ugallu.runtime.attestor.parent import is_attested
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Callable
+
+EVERY = 15.0
+"""Seconds between two looks at the age of the oldest bundle."""
+
+
+class Books:
+    """Listens to both views; a Service only to keep the age gauge current."""
+
+    name = "books"
+
+    def __init__(
+        self, events: View[SecurityEvent], bundles: View[AttestationBundle], clock: Clock, metrics: Metrics
+    ) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._owed: set[str] = set()
+        self._failed: set[str] = set()
+        self._phases: dict[str, BundlePhase] = {}
+        self._begun: dict[str, dt.datetime] = {}
+        self._counts: Counter[BundlePhase] = Counter()
+        self._stop: list[Callable[[], None]] = [events.listen(self._event), bundles.listen(self._bundle)]
+
+    @property
+    def settled(self) -> bool:
+        """Every known event is attested, or its bundle has failed for good or for long."""
+        return self._owed <= self._failed
+
+    async def run(self) -> None:
+        """Publish the age of the oldest bundle that is not sealed, until cancelled."""
+        while True:
+            now = self._clock.now()
+            age = max(((now - begun).total_seconds() for begun in self._begun.values()), default=0.0)
+            self._metrics.gauge("ugallu_attestor_oldest_pending_seconds", max(0.0, age))
+            await self._clock.sleep(EVERY)
+
+    def close(self) -> None:
+        """Listen no more."""
+        for stop in self._stop:
+            stop()
+
+    def _event(self, change: Change, event: SecurityEvent) -> None:
+        if change is Change.DELETED or is_attested(event):
+            self._owed.discard(event.metadata.uid)
+        else:
+            self._owed.add(event.metadata.uid)
+
+    def _bundle(self, change: Change, bundle: AttestationBundle) -> None:
+        uid = bundle.metadata.uid
+        before = self._phases.pop(uid, None)
+        phase = None if change is Change.DELETED else bundle.status.phase or BundlePhase.PENDING
+        if phase is BundlePhase.FAILED:
+            self._failed.add(bundle.spec.attested_for.uid)
+        else:
+            self._failed.discard(bundle.spec.attested_for.uid)
+        if phase is None or phase is BundlePhase.SEALED:
+            self._begun.pop(uid, None)
+        else:
+            self._phases[uid] = phase
+            self._begun[uid] = bundle.metadata.creation_timestamp or self._clock.now()
+        if before is not self._phases.get(uid):
+            self._move(before, self._phases.get(uid))
+
+    def _move(self, before: BundlePhase | None, after: BundlePhase | None) -> None:
+        for phase, step in ((before, -1), (after, 1)):
+            if phase is not None:
+                self._counts[phase] += step
+                self._metrics.gauge("ugallu_attestor_pending_bundles", self._counts[phase], phase=phase)

@@ -1,0 +1,69 @@
+"""From where we run to the ports that seal. A port that is missing is an error, never a fallback to a weaker one."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ugallu.errors import PermanentError
+from ugallu.evidence import keys, trusted_root
+from ugallu.evidence.files import make_directory, write_durably
+from ugallu.evidence.kit import KEY_FILE, ROOT_FILE
+from ugallu.evidence.logs.tiles import TileLog
+from ugallu.evidence.ports import EvidenceStore, PublicKey, Signer, TransparencyLog
+from ugallu.evidence.signers.local import LocalSigner, open_key
+from ugallu.evidence.stores.directory import DirectoryStore
+from ugallu.evidence.trusted_root import TrustedRoot
+from ugallu.operator.platform import Platform
+
+FOLDER = "evidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The three ports, and what a verifier must trust to check their work."""
+
+    signer: Signer
+    log: TransparencyLog
+    store: EvidenceStore
+    key: PublicKey
+    root: TrustedRoot
+    close: Callable[[], None] = lambda: None
+
+
+def choose(platform: Platform) -> Ports:
+    """Return the ports for this platform.
+
+    Raises `PermanentError` where no adapter fits, `RefusedError` for a key that others may read or a log that another
+    process has open, `IntegrityError` for a log that was tampered with.
+    """
+    if not platform.cluster.embedded:
+        raise PermanentError(
+            "sealing on a Kubernetes cluster needs a signer, a log and a store that outlive the Pod; "
+            "this release has none",
+            where="operator attestor",
+            fix="run without a kubeconfig, or with --enable and without attestor",
+        )
+    return local(platform.state / FOLDER, platform)
+
+
+def local(folder: Path, platform: Platform) -> Ports:
+    """Return the embedded ports: `keys/` (made on first use), `log/`, `store/`, and what verifiers need beside them."""
+    key = open_key(folder / "keys" / "attestor.key")
+    log_key = open_key(folder / "keys" / "log.key")
+    log = TileLog(folder / "log", log_key, folder / "keys" / "log.witness", platform.clock)
+    with contextlib.ExitStack() as undo:
+        undo.callback(log.close)
+        root = trusted_root.write([log.trusted_root])
+        make_directory(folder)
+        write_durably(folder / ROOT_FILE, root)
+        write_durably(folder / KEY_FILE, keys.to_pem(key.public))
+        undo.pop_all()
+    return Ports(
+        signer=LocalSigner(key),
+        log=log,
+        store=DirectoryStore(folder / "store", platform.clock),
+        key=key.public,
+        root=trusted_root.read(root),
+        close=log.close,
+    )

@@ -1,0 +1,54 @@
+"""The attestor: seals every security event, and keeps at it until the event says so."""
+
+from typing import ClassVar
+
+from ugallu import __version__
+from ugallu.api.bundle import AttestationBundle
+from ugallu.api.event import SecurityEvent
+from ugallu.api.meta import GROUP, Config
+from ugallu.evidence.statement import Attestor as Author
+from ugallu.operator.contract import Grant, Operator, Parts, Placement
+from ugallu.operator.platform import Platform
+from ugallu.runtime.attestor.books import Books
+from ugallu.runtime.attestor.choose import choose
+from ugallu.runtime.attestor.enqueue import MANAGED_BY, Enqueue
+from ugallu.runtime.attestor.reseal import Reseal
+
+
+class Attestor(Operator[Config]):
+    """Event to AttestationBundle to evidence."""
+
+    name = "attestor"
+    config = Config
+    placement: ClassVar[Placement] = Placement.ONE_LEADER
+    grants: ClassVar[tuple[Grant, ...]] = (
+        Grant(GROUP, ("securityevents",), ("get", "list", "watch")),
+        Grant(GROUP, ("securityevents/status",), ("patch",)),
+        Grant(GROUP, ("attestationbundles",), ("get", "list", "watch", "create")),
+        Grant(GROUP, ("attestationbundles/status",), ("patch",)),
+    )
+
+    def build(self, config: Config, platform: Platform) -> Parts:  # noqa: ARG002 - nothing to configure yet
+        """Open key, log and store, and return the two reconcilers."""
+        ports = choose(platform)
+        events = platform.cache.view(SecurityEvent)
+        bundles = platform.cache.view(AttestationBundle)
+        author = Author(MANAGED_BY, __version__, platform.settings.instance)
+        books = Books(events, bundles, platform.clock, platform.metrics)
+        platform.metrics.gauge("ugallu_attestor_key_info", 1.0, mode=ports.signer.mode, key_id=ports.key.key_id)
+
+        def close() -> None:
+            books.close()
+            ports.close()
+
+        return Parts(
+            reconcilers=(
+                Enqueue(platform.cluster, bundles),
+                Reseal(
+                    ports, platform.cluster, events, attestor=author, clock=platform.clock, metrics=platform.metrics
+                ),
+            ),
+            services=(books,),
+            idle=lambda: books.settled,
+            close=close,
+        )

@@ -1,0 +1,359 @@
+"""Bundle to evidence: one stage after the other, each persisted before the next begins.
+
+    statement ─> sign ─> log ─> archive ─> Sealed ─> event Attested
+        └─ outputs are staged in the evidence store, then named in the bundle's status
+
+A crash anywhere resumes at the first stage that the status does not name. The log is asked with the very envelope
+that was staged, and answers with the entry it has, so nothing is logged twice.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ugallu.api.bundle import (
+    AttestationBundle,
+    BundleArchive,
+    BundlePhase,
+    InclusionProof,
+    PipelineFailure,
+    RekorEntry,
+    SignatureInfo,
+    SigningMode,
+)
+from ugallu.api.event import EvidenceRef, SecurityEvent
+from ugallu.api.meta import Condition, utc_seconds, with_condition
+from ugallu.clock import Clock
+from ugallu.cluster.port import Cluster, ForbiddenError, Key, NotFoundError, Preconditions, UnavailableError, View
+from ugallu.errors import ConflictError, PermanentError, UgalluError
+from ugallu.evidence import bundle as bundles
+from ugallu.evidence import statement, verify
+from ugallu.evidence.canonical import digest
+from ugallu.evidence.logs import merkle
+from ugallu.evidence.ports import (
+    BUNDLE_MEDIA_TYPE,
+    STATEMENT_MEDIA_TYPE,
+    Envelope,
+    IntegrityError,
+    Lock,
+    LogEntry,
+    Stored,
+)
+from ugallu.evidence.seal import MAX_FAILURES, PATIENCE, RETENTION, Keys, Stage, next_stage, retry_delay
+from ugallu.metrics import Metrics
+from ugallu.operator.contract import After
+from ugallu.runtime.attestor.choose import Ports
+from ugallu.runtime.attestor.enqueue import CLUSTER_ANNOTATION
+from ugallu.runtime.attestor.parent import ParentGoneError, attest, find, is_attested
+
+PARENT_GONE = "ParentGone"
+JSON = "application/json"
+ENVELOPE_LINE = "application/vnd.in-toto+json"
+
+
+class Draft(msgspec.Struct):
+    """What earlier stages of this very pass made; a later pass reads it from staging instead."""
+
+    spec: bytes = b""
+    payload: bytes = b""
+    envelope: Envelope | None = None
+    entry: LogEntry | None = None
+
+
+class Reseal:
+    """A Reconciler of AttestationBundles."""
+
+    watches = AttestationBundle
+    at_once = 32
+
+    def __init__(
+        self,
+        ports: Ports,
+        cluster: Cluster,
+        events: View[SecurityEvent],
+        *,
+        attestor: statement.Attestor,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._signer = ports.signer
+        self._log = ports.log
+        self._store = ports.store
+        self._key = ports.key
+        self._root = ports.root
+        self._cluster = cluster
+        self._events = events
+        self._attestor = attestor
+        self._clock = clock
+        self._metrics = metrics
+        self._stages = {
+            Stage.STATEMENT: self._freeze,
+            Stage.SIGN: self._sign,
+            Stage.LOG: self._enter,
+            Stage.ARCHIVE: self._archive,
+        }
+
+    async def reconcile(self, bundle: AttestationBundle) -> After | None:
+        """Bring the bundle as far as it goes; `After` when a stage failed and is to be tried again."""
+        if bundle.spec.attested_for.kind != SecurityEvent.kind_info.name:
+            raise PermanentError(
+                f"cannot attest a {bundle.spec.attested_for.kind[:63]!r}",
+                where=f"AttestationBundle/{bundle.metadata.name} spec.attestedFor.kind",
+                fix="only SecurityEvents are attested so far",
+            )
+        due = bundle.status.next_attempt_at
+        if due is not None and due > self._clock.now():
+            return After((due - self._clock.now()).total_seconds())
+        draft = Draft()
+        while (stage := next_stage(bundle.status)) is not Stage.DONE:
+            began = self._clock.monotonic()
+            try:
+                changes = await self._stages[stage](bundle, draft)
+            except (ConflictError, UnavailableError, ForbiddenError):
+                # The cluster's own errors: nothing failed here, and there is nowhere to write that it did.
+                raise
+            except UgalluError as error:
+                return await self._failed(bundle, stage, error)
+            try:
+                bundle = await self._write(bundle, changes)
+            except NotFoundError:
+                return None
+            self._metrics.observe(
+                "ugallu_attestor_stage_duration_seconds", self._clock.monotonic() - began, stage=stage
+            )
+            if bundle.status.phase is BundlePhase.SEALED:
+                self._count(bundle, "sealed")
+        await self._settle(bundle)
+        return None
+
+    async def gone(self, key: Key) -> None:
+        """Nothing to do: the evidence stays in the store, the entry in the log."""
+
+    async def _freeze(self, bundle: AttestationBundle, draft: Draft) -> dict[str, Any]:
+        """Fix what will be signed, time included, and keep it."""
+        event = await find(self._cluster, self._events, bundle)
+        keys = Keys(bundle.metadata.uid)
+        draft.spec = statement.spec_bytes(event)
+        draft.payload = statement.event_statement(event, self._attestor, self._clock.now())
+        await self._stage(keys.spec, draft.spec)
+        await self._stage(keys.statement, draft.payload)
+        return {"phase": BundlePhase.PENDING, "statementDigest": digest(draft.payload)}
+
+    async def _sign(self, bundle: AttestationBundle, draft: Draft) -> dict[str, Any]:
+        payload = draft.payload or await self._staged_statement(bundle)
+        envelope = draft.envelope = await self._signer.sign(STATEMENT_MEDIA_TYPE, payload)
+        await self._stage(Keys(bundle.metadata.uid).envelope, msgspec.json.encode(envelope))
+        key_id = envelope.key.key_id if envelope.key is not None else ""
+        return {
+            "phase": BundlePhase.SIGNED,
+            "signature": SignatureInfo(mode=SigningMode(self._signer.mode), key_id=key_id),
+            "signedAt": self._now(),
+            "conditions": self._conditions(bundle, "Signed", "SignerOK", f"signed by {key_id}"),
+        }
+
+    async def _enter(self, bundle: AttestationBundle, draft: Draft) -> dict[str, Any]:
+        """Log the staged envelope, and believe the entry only once its proof was checked."""
+        envelope = draft.envelope or await self._staged(Keys(bundle.metadata.uid).envelope, Envelope)
+        if digest(envelope.payload) != bundle.status.statement_digest:
+            raise IntegrityError("the staged envelope holds another statement", where=bundle.metadata.name)
+        entry = draft.entry = await self._log.add(envelope)
+        log = self._root.logs.get(entry.log_id)
+        if log is None:
+            raise IntegrityError("the log answers under another id than its trusted root", where=bundle.metadata.name)
+        verify.verify_entry(entry, envelope, log)
+        draft.envelope = envelope
+        await self._stage(Keys(bundle.metadata.uid).entry, msgspec.json.encode(entry))
+        return {
+            "phase": BundlePhase.LOGGED,
+            "rekorEntry": _entry_status(entry),
+            "conditions": self._conditions(bundle, "Logged", "LoggerOK", f"entry {entry.log_index} of {log.origin}"),
+        }
+
+    async def _archive(self, bundle: AttestationBundle, draft: Draft) -> dict[str, Any]:
+        """Put bundle, subject and bare envelope under retention, read them back, and verify what was read."""
+        keys = Keys(bundle.metadata.uid)
+        envelope = draft.envelope or await self._staged(keys.envelope, Envelope)
+        entry = draft.entry or await self._staged(keys.entry, LogEntry)
+        spec = draft.spec or await self._store.get(keys.spec)
+        at = statement.attested_at(statement.parse(envelope.payload))
+        cluster_id = bundle.metadata.annotations.get(CLUSTER_ANNOTATION, "")
+        line = msgspec.json.encode(bundles.envelope_json(envelope)) + b"\n"
+        until = at + RETENTION
+        stored, written = await self._put(
+            keys.bundle(cluster_id, at), bundles.write(envelope, entry), "bundle", BUNDLE_MEDIA_TYPE, until
+        )
+        subject, written_spec = await self._put(keys.subject(cluster_id, at), spec, "subject", JSON, until)
+        await self._put(keys.envelope_line(cluster_id, at), line, "envelope", ENVELOPE_LINE, until)
+        report = verify.verify(written, key=self._key, root=self._root, subject=written_spec)
+        if not report.ok:
+            raise IntegrityError(f"the archived bundle does not verify: {report.reason}", where=stored.url)
+        assert bundle.status.signature is not None
+        return {
+            "phase": BundlePhase.SEALED,
+            "wormRef": _evidence(stored),
+            "subjectRef": _evidence(subject),
+            "bundles": (_archived(stored, bundle.status.signature.key_id),),
+            "sealedAt": self._now(),
+            "nextAttemptAt": None,
+            "conditions": self._conditions(bundle, "Archived", *_kept(stored, until)),
+        }
+
+    async def _settle(self, bundle: AttestationBundle) -> None:
+        """Tell the event; a bundle that was sealed before a crash is settled by the pass after it.
+
+        Staging goes first: while the event is not attested, somebody still comes by here.
+        """
+        try:
+            event = await find(self._cluster, self._events, bundle)
+        except ParentGoneError:
+            return
+        if not is_attested(event):
+            await self._clear(bundle)
+            await attest(self._cluster, bundle, event)
+
+    async def _failed(self, bundle: AttestationBundle, stage: Stage, error: UgalluError) -> After | None:
+        """Write down what failed, and when it will be tried again."""
+        final = isinstance(error, ParentGoneError)
+        reason = PARENT_GONE if final else error.category
+        status = bundle.status
+        if final and status.phase is BundlePhase.FAILED and status.failures[-1].reason == PARENT_GONE:
+            return None
+        self._metrics.count("ugallu_attestor_stage_failures_total", stage=stage, reason=reason)
+        attempts = status.attempts + 1
+        delay = retry_delay(attempts)
+        failure = PipelineFailure(stage=stage, reason=reason, detail=str(error)[:1024], timestamp=self._now())
+        changes: dict[str, Any] = {
+            "failures": _bounded((*status.failures, failure)),
+            "attempts": attempts,
+            "conditions": self._conditions(bundle, _CONDITION[stage], reason, str(error)[:1024], holds=False),
+        }
+        if final:
+            await self._clear(bundle)
+            changes |= {"phase": BundlePhase.FAILED, "nextAttemptAt": None}
+        else:
+            changes["nextAttemptAt"] = self._now() + dt.timedelta(seconds=delay)
+            if isinstance(error, PermanentError) or attempts >= PATIENCE:
+                changes["phase"] = BundlePhase.FAILED
+        if changes.get("phase") is BundlePhase.FAILED and status.phase is not BundlePhase.FAILED:
+            self._count(bundle, "failed")
+        try:
+            await self._write(bundle, changes)
+        except NotFoundError:
+            return None
+        return None if final else After(delay)
+
+    async def _write(self, bundle: AttestationBundle, changes: Mapping[str, Any]) -> AttestationBundle:
+        """Patch the status of exactly the bundle that was read."""
+        when = Preconditions(uid=bundle.metadata.uid, resource_version=bundle.metadata.resource_version)
+        patch = msgspec.to_builtins(changes)
+        return await self._cluster.patch_status(AttestationBundle, bundle.metadata.name, patch, when=when)
+
+    async def _clear(self, bundle: AttestationBundle) -> None:
+        for key in Keys(bundle.metadata.uid).staging:
+            await self._store.drop(key)
+
+    async def _stage(self, key: str, content: bytes) -> None:
+        await self._store.put(key, content, media_type=JSON, until=None)
+
+    async def _staged(self, key: str, kind: type[Any]) -> Any:  # noqa: ANN401 - an instance of kind
+        content = await self._store.get(key)
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except msgspec.DecodeError as error:
+            raise IntegrityError("what was staged cannot be read", where=key) from error
+
+    async def _staged_statement(self, bundle: AttestationBundle) -> bytes:
+        payload = await self._store.get(Keys(bundle.metadata.uid).statement)
+        if digest(payload) != bundle.status.statement_digest:
+            raise IntegrityError("the staged statement is not the one that was frozen", where=bundle.metadata.name)
+        return payload
+
+    async def _put(
+        self, key: str, content: bytes, kind: str, media_type: str, until: dt.datetime
+    ) -> tuple[Stored, bytes]:
+        """Put, read back, compare content and retention; returns what the store holds."""
+        try:
+            stored = await self._store.put(key, content, media_type=media_type, until=until)
+            held = await self._store.get(key)
+            if held != content or stored.sha256 != digest(held):
+                raise IntegrityError("the store does not hold what was put", where=key)
+            if stored.until is None or stored.until < until:
+                raise IntegrityError("the store keeps it for less long than asked", where=key)
+        except UgalluError:
+            self._metrics.count("ugallu_worm_put_total", 1.0, **{"class": kind, "outcome": "failed"})
+            raise
+        self._metrics.count("ugallu_worm_put_total", 1.0, **{"class": kind, "outcome": "stored"})
+        self._metrics.count("ugallu_worm_bytes_total", len(content), **{"class": kind})
+        return stored, held
+
+    def _conditions(
+        self, bundle: AttestationBundle, kind: str, reason: str, message: str, *, holds: bool = True
+    ) -> tuple[Condition, ...]:
+        condition = Condition(
+            type=kind,
+            status="True" if holds else "False",
+            reason=reason,
+            message=message,
+            last_transition_time=self._now(),
+            observed_generation=bundle.metadata.generation,
+        )
+        return with_condition(bundle.status.conditions, condition)
+
+    def _count(self, bundle: AttestationBundle, outcome: str) -> None:
+        kind = bundle.spec.attested_for.kind
+        self._metrics.count("ugallu_attestor_bundles_total", kind=kind, mode=self._signer.mode, outcome=outcome)
+
+    def _now(self) -> dt.datetime:
+        return utc_seconds(self._clock.now())
+
+
+_CONDITION = {Stage.STATEMENT: "Signed", Stage.SIGN: "Signed", Stage.LOG: "Logged", Stage.ARCHIVE: "Archived"}
+
+
+def _entry_status(entry: LogEntry) -> RekorEntry:
+    return RekorEntry(
+        log_index=entry.log_index,
+        uuid=entry.uuid or merkle.leaf_hash(entry.body).hex(),
+        inclusion_proof=InclusionProof(
+            tree_size=entry.tree_size,
+            log_index=entry.log_index,
+            root_hash=entry.root_hash.hex(),
+            hashes=tuple(value.hex() for value in entry.hashes),
+        ),
+        log_id=entry.log_id.hex(),
+        integrated_time=entry.integrated_time,
+        api_version=entry.version,
+        kind=entry.kind,
+        checkpoint=entry.checkpoint,
+    )
+
+
+def _evidence(stored: Stored) -> EvidenceRef:
+    return EvidenceRef(media_type=stored.media_type, url=stored.url, sha256=stored.sha256, size=stored.size)
+
+
+def _archived(stored: Stored, key_id: str) -> BundleArchive:
+    return BundleArchive(
+        role="primary",
+        media_type=stored.media_type,
+        url=stored.url,
+        sha256=stored.sha256,
+        size=stored.size,
+        key_id=key_id,
+    )
+
+
+def _kept(stored: Stored, until: dt.datetime) -> tuple[str, str]:
+    """Return reason and message of the condition Archived: true about who keeps the evidence from being deleted."""
+    day = f"read back and verified, kept until {until:%Y-%m-%d}"
+    if stored.lock is Lock.STORE:
+        return "WORMUploaded", f"{day}, locked by the store"
+    return "StoredUnlocked", f"{day} by ugallu itself: the operating system does not enforce it"
+
+
+def _bounded(failures: tuple[PipelineFailure, ...]) -> tuple[PipelineFailure, ...]:
+    if len(failures) <= MAX_FAILURES:
+        return failures
+    return (failures[0], *failures[-(MAX_FAILURES - 1) :])
