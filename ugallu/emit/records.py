@@ -13,7 +13,7 @@ from ugallu.api.observation import Checkpoint
 from ugallu.errors import PermanentError
 
 
-class Submitted(msgspec.Struct, frozen=True, tag="f", omit_defaults=True):
+class Submitted(msgspec.Struct, frozen=True, tag_field="_", tag="f", omit_defaults=True):
     """A finding that passed every check. `fold` is what equal findings share; `at` the wall time in Unix seconds."""
 
     name: str
@@ -26,7 +26,7 @@ class Submitted(msgspec.Struct, frozen=True, tag="f", omit_defaults=True):
     experimental: bool = False
 
 
-class Refused(msgspec.Struct, frozen=True, tag="r", omit_defaults=True):
+class Refused(msgspec.Struct, frozen=True, tag_field="_", tag="r", omit_defaults=True):
     """Findings that broke a rule, or (`observations`) things seen that never reached a detector; `counts` by type."""
 
     component: str
@@ -38,14 +38,14 @@ class Refused(msgspec.Struct, frozen=True, tag="r", omit_defaults=True):
     observations: bool = False
 
 
-class Mark(msgspec.Struct, frozen=True, tag="m", omit_defaults=True):
+class Mark(msgspec.Struct, frozen=True, tag_field="_", tag="m", omit_defaults=True):
     """How far a subscriber has come, and how many findings stand before this record in the same append."""
 
     checkpoint: Checkpoint
     findings: int = 0
 
 
-class Settled(msgspec.Struct, frozen=True, tag="s", omit_defaults=True):
+class Settled(msgspec.Struct, frozen=True, tag_field="_", tag="s", omit_defaults=True):
     """An event that will never be created: `item` is its id, `reason` why."""
 
     item: int
@@ -61,13 +61,13 @@ class Settled(msgspec.Struct, frozen=True, tag="s", omit_defaults=True):
     report: bool = False
 
 
-class Closed(msgspec.Struct, frozen=True, tag="c", omit_defaults=True):
+class Closed(msgspec.Struct, frozen=True, tag_field="_", tag="c", omit_defaults=True):
     """No more will come for windows last touched up to this sequence number (0: for any), nor for open reports."""
 
     upto: int = 0
 
 
-class Pressed(msgspec.Struct, frozen=True, tag="p"):
+class Pressed(msgspec.Struct, frozen=True, tag_field="_", tag="p"):
     """The backpressure level changed."""
 
     level: str
