@@ -5,6 +5,7 @@ tree a closure. A body that the API server cut off is unknown: no condition on i
 """
 
 import enum
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,8 @@ class Field:
     part: Part
     shape: Shape
     read: Callable[[RecordView], Any] = field(compare=False, repr=False)
+    clue: bytes = field(default=b"", compare=False, repr=False)
+    """What the bytes of a body hold whenever the field has a value there; empty when nothing is certain."""
 
 
 # ------------------------------------------------------------------------------------------------- tests of one value
@@ -421,8 +424,12 @@ def _built_atom(atom: Atom) -> Holds:
             return lambda view: (text := read(view)) != "" and hit(text)
         return lambda view: hit(read(view))
     if isinstance(test, Given) or (isinstance(test, Texts) and any(each.matches_all for each in test.patterns)):
-        return lambda view: bool(read(view))
-    hit = test.on_text() if _plain_text(atom) and isinstance(test, Texts | Regexes | Networks) else value_test(test)
+        return _guarded(atom, lambda view: bool(read(view)))
+    hit = (
+        test.on_text()
+        if atom.field.shape is Shape.TEXTS and isinstance(test, Texts | Regexes | Networks)
+        else value_test(test)
+    )
 
     def holds(view: RecordView) -> bool:
         for value in read(view):  # noqa: SIM110 - a loop is twice as fast as any() with a generator
@@ -430,11 +437,68 @@ def _built_atom(atom: Atom) -> Holds:
                 return True
         return False
 
-    return holds
+    return _guarded(atom, holds)
 
 
-def _plain_text(atom: Atom) -> bool:
-    return atom.field.shape is Shape.TEXTS
+_BYTES: dict[Part, tuple[str, Callable[[RecordView], bytes]]] = {
+    Part.REQUEST: ("request_object", lambda view: view.request_bytes),
+    Part.RESPONSE: ("response_object", lambda view: view.response_bytes),
+    Part.EFFECTIVE: ("effective", lambda view: view.both_bytes),
+}
+"""Body -> the name under which a view keeps it once decoded, and its bytes."""
+
+
+def _guarded(atom: Atom, holds: Holds) -> Holds:
+    """Return `holds`, asked only if the bytes of the body hold what a hit would leave in them.
+
+    A search costs a fiftieth of decoding. Whatever could spell the same in other bytes (`\\u` escapes, for folded text
+    also anything beyond ASCII) means that the body is decoded.
+    """
+    if not atom.field.clue or atom.part not in _BYTES:
+        return holds
+    decoded, raw = _BYTES[atom.part]
+    clue = atom.field.clue
+    pieces, fold = (pieces_of(atom.test.patterns), atom.test.fold) if isinstance(atom.test, Texts) else ((), False)
+    if fold:
+        pieces = tuple(piece.lower() for piece in pieces) if all(piece.isascii() for piece in pieces) else ()
+
+    def guarded(view: RecordView) -> bool:
+        if decoded not in view.__dict__:
+            body = raw(view)
+            if b"\\u" not in body:
+                if clue not in body:
+                    return False
+                if pieces and not (fold and not body.isascii()):
+                    if fold:
+                        body = body.lower()
+                    for piece in pieces:
+                        if piece in body:
+                            break
+                    else:
+                        return False
+        return holds(view)
+
+    return guarded
+
+
+_BREAKS = re.compile(r"""[\x00-\x1f\x7f"{}\[\],:/\\]""")
+_NUMERIC = frozenset("0123456789+-.eEinf")
+
+
+def pieces_of(patterns: Sequence[Pattern]) -> tuple[bytes, ...]:
+    """Return for each pattern some text that the JSON of every match holds as it is; nothing if one has none.
+
+    The text of a value may differ from its JSON in escapes, in how a number is written, and in the white space and
+    order of an object: what those could touch is no clue.
+    """
+    pieces: list[bytes] = []
+    for pattern in patterns:
+        some = [piece for part in pattern.parts if isinstance(part, str) for piece in _BREAKS.split(part)]
+        some = [piece for piece in some if not _NUMERIC.issuperset(piece)]
+        if not some:
+            return ()
+        pieces.append(max(some, key=len).encode("utf-8", "surrogatepass"))
+    return tuple(dict.fromkeys(pieces))
 
 
 def _every(parts: Sequence[Holds]) -> Holds:

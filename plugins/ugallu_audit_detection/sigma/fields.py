@@ -1,5 +1,6 @@
 """The fields of an audit record, by the names that rule authors use."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -107,19 +108,23 @@ _BODIES: dict[Part, tuple[str, Callable[[RecordView], Any]]] = {
 def body_path(part: Part, path: Path) -> Field:
     """The values at a native path in one of the bodies."""
     name, body = _BODIES[part]
-    return _body_field(f"{name} {path.text}", part, _rooted(part, path.root, body), walk(path.steps))
+    clue = _clue(path.steps, part)
+    return _body_field(f"{name} {path.text}", part, _rooted(part, path.root, body), walk(path.steps), clue)
 
 
 def pod_path(root: str, steps: tuple[Step, ...], name: str) -> Field:
     """The values below `$pod` or `$ctr` in the effective object."""
-    return _body_field(name, Part.EFFECTIVE, _rooted(Part.EFFECTIVE, root, _BODIES[Part.EFFECTIVE][1]), walk(steps))
+    body = _rooted(Part.EFFECTIVE, root, _BODIES[Part.EFFECTIVE][1])
+    return _body_field(name, Part.EFFECTIVE, body, walk(steps), _clue(steps, Part.EFFECTIVE))
 
 
 def dotted_path(part: Part, segments: tuple[str, ...], *, leaves: bool = True) -> Field:
     """The values of a dotted name in one of the bodies; see `path.crossing`."""
     name, body = _BODIES[part]
     text = ".".join((name, *segments)) + ("" if leaves else " itself")
-    return _body_field(text, part, body, crossing(segments, leaves=leaves))
+    last = segments[-1] if segments else ""
+    clue = f'{last}"'.encode() if _PLAIN_KEY(last) else b""  # a key with dots of its own may end in the last segment
+    return _body_field(text, part, body, crossing(segments, leaves=leaves), clue)
 
 
 def authentication(segments: tuple[str, ...], *, leaves: bool = True) -> Field:
@@ -127,6 +132,20 @@ def authentication(segments: tuple[str, ...], *, leaves: bool = True) -> Field:
     look = crossing(segments, leaves=leaves)
     name = ".".join(("authenticationMetadata", *segments)) + ("" if leaves else " itself")
     return Field(name, Part.ANNOTATIONS, Shape.VALUES, lambda view: look(view.authentication))
+
+
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]+").fullmatch
+
+
+def _clue(steps: tuple[Step, ...], part: Part) -> bytes:
+    """Return what the bytes of a body must hold for the steps to name anything: the last key.
+
+    In a JSON Patch keys stand inside pointers, so in the effective object the key counts without its quotes.
+    """
+    key = next((step for step in reversed(steps) if isinstance(step, str)), "")
+    if not _PLAIN_KEY(key):
+        return b""
+    return key.encode() if part is Part.EFFECTIVE else f'"{key}"'.encode()
 
 
 def _rooted(part: Part, root: str, body: Callable[[RecordView], Any]) -> Callable[[RecordView], Any]:
@@ -140,7 +159,7 @@ def _rooted(part: Part, root: str, body: Callable[[RecordView], Any]) -> Callabl
     return lambda view: containers(pod(view))
 
 
-def _body_field(name: str, part: Part, body: Callable[[RecordView], Any], look: Walk) -> Field:
+def _body_field(name: str, part: Part, body: Callable[[RecordView], Any], look: Walk, clue: bytes) -> Field:
     def read(view: RecordView) -> list[Any]:
         found = view.found
         if found is None:
@@ -151,4 +170,4 @@ def _body_field(name: str, part: Part, body: Callable[[RecordView], Any], look: 
             values = found[name] = look(document) if document is not None else []
         return values
 
-    return Field(name, part, Shape.VALUES, read)
+    return Field(name, part, Shape.VALUES, read, clue)

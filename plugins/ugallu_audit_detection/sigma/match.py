@@ -1,22 +1,26 @@
 """Matcher: a set of compiled rules that finds, for one audit record, those it is about.
 
-Two steps make it fast. The key of a record (verb, stage, API group, resource, subresource) selects rules by bit masks,
-and what is left of each rule once its conditions on the key are settled is remembered per key: most keys leave no rule
-at all, the others a few that look at a user, a name or a body. Bodies are decoded when such a rest asks, once.
+Two steps make it fast. What a record asks (verb, stage, API group, resource, subresource) selects rules by bit masks, and
+conditions on that are settled once. Who asks is the other thing that repeats: the same few callers make all requests, so
+conditions on the caller are settled once per caller and kind of request. What is left of most rules is nothing, and of
+the others a look at a name, a status or a body. Bodies are decoded when such a rest asks, once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ugallu.sdk import AuditObject, AuditRecord
 from ugallu_audit_detection.sigma.compile import CompiledRule
-from ugallu_audit_detection.sigma.expr import Const, Holds, Leaf, Part, built, simplified
+from ugallu_audit_detection.sigma.expr import Const, Expr, Holds, Leaf, Part, built, simplified
 from ugallu_audit_detection.sigma.view import Callers, RecordView
 
-Key = tuple[str, ...]
+Request = tuple[str, ...]
+Rest = tuple[CompiledRule, Expr, Holds]
 Case = tuple[CompiledRule, Holds]
 NONE: tuple[CompiledRule, ...] = ()
-MAX_KEYS = 8192
-"""Keys remembered. A cluster makes a few hundred; past this (a client that invents resources) rules run unreduced."""
+MAX_REQUESTS = 4096
+"""Kinds of request remembered. A cluster makes a few hundred; a client can invent any number of resources."""
+MAX_CASES = 16384
+"""Callers times kinds of request remembered; about a kilobyte each. Then they are forgotten and learned anew."""
 
 
 class Matcher:
@@ -30,19 +34,23 @@ class Matcher:
             _Index([getattr(rule.dispatch, name) for rule in self._active])
             for name in ("verbs", "stages", "resources", "groups", "subresources")
         )
-        self._cases: dict[Key, tuple[Case, ...]] = {}
+        self._requests: dict[Request, tuple[Rest, ...]] = {}
+        self._cases: dict[tuple[str | bytes, ...], tuple[Case, ...] | None] = {}
         self._callers = Callers()
 
     def match(self, record: AuditRecord) -> Sequence[CompiledRule]:
         """Return the rules that the record matches, in the order they were given."""
         ref = record.object_ref
+        who = bytes(record.user)
+        if record.impersonated_user:
+            who += b"\0" + bytes(record.impersonated_user)
         if ref is None:
-            key: Key = (record.verb, record.stage)
+            key: tuple[str | bytes, ...] = (record.verb, record.stage, who)
         else:
-            key = (record.verb, record.stage, ref.resource, ref.api_group, ref.subresource)
+            key = (record.verb, record.stage, ref.resource, ref.api_group, ref.subresource, who)
         cases = self._cases.get(key)
         if cases is None:
-            cases = self._open(key)
+            cases = self._open(key, record)
         if not cases:
             return NONE
         view = RecordView(record, self._callers)
@@ -57,33 +65,79 @@ class Matcher:
                 yield index, hits
 
     def candidates(self, record: AuditRecord) -> Sequence[CompiledRule]:
-        """Return the rules that are asked about the record: what the dispatch leaves."""
-        ref = record.object_ref
-        key: Key = (record.verb, record.stage)
-        if ref is not None:
-            key += (ref.resource, ref.api_group, ref.subresource)
-        return [rule for rule, _ in self._open(key)]
+        """Return the rules that are left once the request and the caller are known."""
+        rests = self._of_request(_request(record))
+        return [rule for rule, _ in _settled_by_caller(rests, record)]
 
-    def _open(self, key: Key) -> tuple[Case, ...]:
+    def _open(self, key: tuple[str | bytes, ...], record: AuditRecord) -> tuple[Case, ...]:
+        """Settle the caller at the second sight; at the first it may be one that never comes back."""
+        rests = self._of_request(_request(record))
+        if not rests:
+            cases: tuple[Case, ...] = ()
+        elif key not in self._cases:
+            self._remember(key, None)
+            return tuple((rule, holds) for rule, _, holds in rests)
+        else:
+            cases = _settled_by_caller(rests, record)
+        self._remember(key, cases)
+        return cases
+
+    def _remember(self, key: tuple[str | bytes, ...], cases: tuple[Case, ...] | None) -> None:
+        if len(self._cases) >= MAX_CASES and key not in self._cases:
+            self._cases.clear()
+        self._cases[key] = cases
+
+    def _of_request(self, request: Request) -> tuple[Rest, ...]:
+        rests = self._requests.get(request)
+        if rests is not None:
+            return rests
         mask = self._all
-        for index, text in zip(self._indexes, (*key, "", "", "")[:5], strict=True):
+        for index, text in zip(self._indexes, (*request, "", "", "")[:5], strict=True):
             mask &= index.mask(text)
         rules = [rule for number, rule in enumerate(self._active) if mask >> number & 1] if mask else []
-        if len(self._cases) >= MAX_KEYS:
-            return tuple((rule, rule.holds) for rule in rules)
-        settled = _settled(key)
-        cases: list[Case] = []
-        for rule in rules:
-            rest = simplified(rule.expr, settled)
-            if rest != Const(False):
-                cases.append((rule, built(rest) if rest != rule.expr else rule.holds))
-        self._cases[key] = tuple(cases)
-        return self._cases[key]
+        rests = _rests([(rule, rule.expr, rule.holds) for rule in rules], Part.KEY, _bare(request))
+        if len(self._requests) >= MAX_REQUESTS:
+            self._requests.clear()
+        self._requests[request] = rests
+        return rests
 
 
 def match_one(rule: CompiledRule, record: AuditRecord) -> bool:
     """Ask one rule about one record, whether it is enabled or not: for the tests that rules carry."""
     return rule.matches(record)
+
+
+def _request(record: AuditRecord) -> Request:
+    ref = record.object_ref
+    if ref is None:
+        return (record.verb, record.stage)
+    return (record.verb, record.stage, ref.resource, ref.api_group, ref.subresource)
+
+
+def _bare(request: Request) -> AuditRecord:
+    """Return a record of which only the kind of request is known."""
+    ref = AuditObject(resource=request[2], api_group=request[3], subresource=request[4]) if len(request) == 5 else None
+    return AuditRecord(verb=request[0], stage=request[1], object_ref=ref)
+
+
+def _settled_by_caller(rests: Sequence[Rest], record: AuditRecord) -> tuple[Case, ...]:
+    caller = AuditRecord(user=record.user, impersonated_user=record.impersonated_user)
+    return tuple((rule, holds) for rule, _, holds in _rests(rests, Part.USER, caller))
+
+
+def _rests(rests: Sequence[Rest], part: Part, known: AuditRecord) -> tuple[Rest, ...]:
+    """Return what is left of rules once their conditions on `part` are settled, all that `known` holds."""
+    view = RecordView(known)
+
+    def decided(leaf: Leaf) -> bool | None:
+        return built(leaf)(view) if leaf.part is part else None
+
+    left: list[Rest] = []
+    for rule, expr, holds in rests:
+        rest = simplified(expr, decided)
+        if rest != Const(False):
+            left.append((rule, rest, holds if rest == expr else built(rest)))
+    return tuple(left)
 
 
 class _Index:
@@ -101,14 +155,3 @@ class _Index:
 
     def mask(self, value: str) -> int:
         return self.by_value.get(value.casefold(), 0) | self.rest
-
-
-def _settled(key: Key) -> Callable[[Leaf], bool | None]:
-    """Return what decides conditions on the key: they are asked of a record that holds nothing else."""
-    ref = AuditObject(resource=key[2], api_group=key[3], subresource=key[4]) if len(key) == 5 else None
-    view = RecordView(AuditRecord(verb=key[0], stage=key[1], object_ref=ref))
-
-    def decided(leaf: Leaf) -> bool | None:
-        return built(leaf)(view) if leaf.part is Part.KEY else None
-
-    return decided

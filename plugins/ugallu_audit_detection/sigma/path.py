@@ -77,7 +77,10 @@ Walk = Callable[[Any], list[Any]]
 def walk(steps: tuple[Step, ...]) -> Walk:
     """Return a function from a body to the values that the steps name, without nulls."""
     if all(isinstance(step, str) for step in steps):
-        return _straight(tuple(step for step in steps if isinstance(step, str)))
+        return _straight(_names(steps))
+    if sum(not isinstance(step, str) for step in steps) == 1 and EACH in steps:
+        middle = steps.index(EACH)
+        return _one_each(_names(steps[:middle]), _names(steps[middle + 1 :]))
 
     def values(body: Any) -> list[Any]:  # noqa: ANN401 - any JSON
         here = [body]
@@ -98,6 +101,34 @@ def walk(steps: tuple[Step, ...]) -> Walk:
                 return there
             here = there
         return [value for value in here if value is not None]
+
+    return values
+
+
+def _names(steps: tuple[Step, ...]) -> tuple[str, ...]:
+    return tuple(step for step in steps if isinstance(step, str))
+
+
+def _one_each(before: tuple[str, ...], after: tuple[str, ...]) -> Walk:
+    """The shape of nearly every path into a list: spelled out, it takes a third of the time."""
+
+    def values(body: Any) -> list[Any]:  # noqa: ANN401 - any JSON
+        for name in before:
+            if not isinstance(body, dict):
+                return []
+            body = body.get(name)
+        if isinstance(body, dict):
+            body = list(body.values())
+        elif not isinstance(body, list):
+            return []
+        found: list[Any] = []
+        for item in body[:MAX_VALUES]:
+            value = item
+            for name in after:
+                value = value.get(name) if isinstance(value, dict) else None
+            if value is not None:
+                found.append(value)
+        return found
 
     return values
 

@@ -206,11 +206,26 @@ class RecordView:
                 return False
         return dry_run_asked(record.request_uri)
 
-    @property
-    def uris(self) -> tuple[str, str]:
-        """The request URI as sent, and percent-decoded."""
+    @part
+    def uris(self) -> tuple[str, ...]:
+        """The request URI as sent, and percent-decoded where that differs."""
         uri = self.record.request_uri
-        return uri, unquote(uri)
+        return (uri, unquote(uri)) if "%" in uri else (uri,)
+
+    @part
+    def request_bytes(self) -> bytes:
+        """The request body as it is in the log."""
+        return bytes(self.record.request_object)
+
+    @part
+    def both_bytes(self) -> bytes:
+        """Both bodies as they are in the log."""
+        return bytes(self.record.request_object) + bytes(self.record.response_object)
+
+    @part
+    def response_bytes(self) -> bytes:
+        """The response body as it is in the log."""
+        return bytes(self.record.response_object)
 
 
 def dry_run_asked(uri: str) -> bool:

@@ -1,0 +1,151 @@
+"""From audit line to decision on one core: events a second, and where the time goes.
+
+    python benchmarks/matcher.py [--recording FILE.jsonl.gz] [--rules DIR] [--rounds N] [--reference] [--quick]
+
+The recording is the incident of `examples/`. Bars: 120,000 events a second with 300 rules, 250,000 with the example
+rules. Rates are per CPU second, the median of the rounds; garbage collection is frozen as in the product. The profile
+splits one round by leaving work out: decoding alone, plus dispatch, plus the rests that look at fields, plus bodies.
+"""
+
+import argparse
+import gc
+import gzip
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from make_rules import make, sigma_stream
+
+from ugallu.sdk import AuditRecord, SigmaRule, decode_strict
+from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
+from ugallu_audit_detection.sigma.expr import Part, leaves
+from ugallu_audit_detection.sigma.imported import import_sigma
+from ugallu_audit_detection.sigma.match import Matcher
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def native_rules(objects: Sequence[dict[str, Any]]) -> list[CompiledRule]:
+    return [
+        compile_rule(each["metadata"]["name"], decode_strict(SigmaRule, each, where="rule").spec) for each in objects
+    ]
+
+
+def sigma_rules(text: str) -> list[CompiledRule]:
+    return [compile_rule(name, spec) for name, spec in import_sigma(text, where="rules")]
+
+
+def example_rules(folder: Path) -> list[CompiledRule]:
+    rules: list[CompiledRule] = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".yml", ".yaml"):
+            continue
+        text = path.read_text()
+        for document in yaml.safe_load_all(text):
+            if document.get("kind") == "SigmaRule":
+                rules += native_rules([document])
+            else:
+                rules += sigma_rules(yaml.safe_dump(document))
+    return rules
+
+
+def rate(work: Callable[[], object], events: int, rounds: int) -> float:
+    work()
+    times = []
+    for _ in range(rounds):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return events / statistics.median(times)
+
+
+def without(rules: Sequence[CompiledRule], part: Part) -> list[CompiledRule]:
+    """Return the rules that look nowhere dearer than `part`."""
+    return [rule for rule in rules if all(leaf.part <= part for leaf in leaves(rule.expr))]
+
+
+def measure(title: str, rules: Sequence[CompiledRule], lines: Sequence[bytes], rounds: int) -> float:
+    decode = msgspec.json.Decoder(AuditRecord).decode
+
+    def matching(chosen: Sequence[CompiledRule]) -> Callable[[], int]:
+        match = Matcher(chosen).match
+        return lambda: sum(len(match(decode(line))) for line in lines)
+
+    def decoding() -> None:
+        for line in lines:
+            decode(line)
+
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 50)
+    count = len(lines)
+    whole = rate(matching(rules), count, rounds)
+    steps = [
+        ("decode the line", rate(decoding, count, rounds)),
+        ("dispatch", rate(matching(without(rules, Part.KEY)), count, rounds)),
+        ("user, name, URI, status, annotations", rate(matching(without(rules, Part.SOURCES)), count, rounds)),
+        ("bodies", whole),
+    ]
+    matcher = Matcher(rules)
+    records = [decode(line) for line in lines]
+    asked = [len(matcher.candidates(record)) for record in records]
+    hits = sum(len(matcher.match(record)) for record in records)
+    print(f"\n{title}: {whole:,.0f} events/s, {len(rules)} rules, {hits} hits in {count} events")
+    print(f"  rules asked per event: {statistics.mean(asked):.2f} in the mean, {max(asked)} at most")
+    before = 0.0
+    for name, speed in steps:
+        spent = 1e6 / speed
+        print(f"  {name:38} {max(spent - before, 0):6.2f} us   {max(spent - before, 0) * whole / 1e6:5.0%}")
+        before = spent
+    return whole
+
+
+def reference(objects: Sequence[dict[str, Any]], lines: Sequence[bytes]) -> None:
+    from ugallu.testing.rules_reference import native_matches
+
+    some = lines[: len(lines) // 100]
+    start = time.process_time()
+    hits = sum(native_matches(each["spec"]["match"], json.loads(line)) for line in some for each in objects)
+    spent = time.process_time() - start
+    print(f"\nreference interpreter: {len(some) / spent:,.0f} events/s ({hits} hits in {len(some)} events)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--recording", type=Path, default=EXAMPLES / "audit.jsonl.gz")
+    parser.add_argument("--rules", type=Path, default=EXAMPLES / "rules", help="folder of the example rules")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--reference", action="store_true", help="also time the reference interpreter of the tests")
+    parser.add_argument("--quick", action="store_true", help="one round over a tenth: proves that it runs")
+    options = parser.parse_args()
+    lines = gzip.decompress(options.recording.read_bytes()).splitlines()
+    if options.quick:
+        lines, options.rounds = lines[: len(lines) // 10], 1
+    print(f"{len(lines)} lines of {statistics.mean(map(len, lines)):,.0f} bytes in the mean")
+    native, sigma = make(300)
+    start = time.process_time()
+    native_compiled = native_rules(native)
+    middle = time.process_time()
+    sigma_compiled = sigma_rules(sigma_stream(sigma))
+    end = time.process_time()
+    Matcher(native_compiled)
+    built = time.process_time() - end
+    print(
+        f"300 rules read and compiled: native {middle - start:.2f} s, Sigma {end - middle:.2f} s;"
+        f" matcher built in {built * 1e3:.1f} ms"
+    )
+    measure("300 native rules", native_compiled, lines, options.rounds)
+    measure("the same 300 as Sigma", sigma_compiled, lines, options.rounds)
+    if options.rules.is_dir():
+        measure("the example rules", example_rules(options.rules), lines, options.rounds)
+    if options.reference:
+        reference(native, lines)
+
+
+if __name__ == "__main__":
+    main()
