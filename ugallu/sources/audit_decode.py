@@ -20,7 +20,7 @@ import msgspec
 from ugallu.api.audit import AuditRecord
 from ugallu.api.observation import EMPTY
 from ugallu.errors import PermanentError
-from ugallu.sources.lines import Oversize
+from ugallu.sources.lines import Block, Oversize
 
 _BOM: Final = b"\xef\xbb\xbf"
 _LEGACY: Final = re.compile(rb"\d{4}-\d\d-\d\dT[0-9:.]+(?:Z|[+-]\d\d:\d\d) AUDIT: id=")
@@ -64,14 +64,14 @@ class AuditDecoder:
         self.counts: dict[str, int] = dict.fromkeys(_LEDGER, 0)
         self.quarantine: deque[Rejected] = deque(maxlen=_QUARANTINE)
 
-    def block(self, block: bytes) -> list[AuditRecord] | None:
+    def block(self, block: Block) -> list[AuditRecord] | None:
         """Decode a block of whole lines at once; None, and nothing counted, when any line is not a plain Event."""
         try:
-            records = _record.decode_lines(block)
+            records = _record.decode_lines(memoryview(block.data)[: block.size])
         except _BROKEN:
             return None
-        lines = block.count(b"\n")
-        if len(records) != lines or not all([record.verb for record in records]):  # noqa: C419 - a generator is slower
+        lines = len(records)
+        if not _has_lines(block, lines) or not all([record.verb for record in records]):  # noqa: C419 - a generator is slower
             return None
         self.counts["received"] += lines
         self.counts["parsed"] += lines
@@ -181,6 +181,22 @@ def salvage(head: bytes, ending: bytes) -> AuditRecord | None:
             annotations=late.annotations,
         )
     return record
+
+
+def _has_lines(block: Block, count: int) -> bool:
+    """Tell whether a block has `count` lines: one record each, none spanning two.
+
+    Before Python 3.13 `bytes.count` looks at each byte in turn; long lines are counted faster with `find`.
+    """
+    if count * 512 > block.size:
+        return block.data.count(b"\n", 0, block.size) == count
+    find = block.data.find
+    end = -1
+    for _ in range(count):
+        end = find(b"\n", end + 1)
+        if end < 0:
+            return False
+    return end == block.size - 1
 
 
 def _whole_members(head: bytes) -> bytes:

@@ -27,7 +27,7 @@ from ugallu.settings import AuditSettings
 from ugallu.sources import place as places
 from ugallu.sources.audit_decode import AuditDecoder, Rejected
 from ugallu.sources.documents import Document, DocumentReader, spans_lines
-from ugallu.sources.lines import BLOCK_BYTES, EDGE_BYTES, LineReader, Oversize
+from ugallu.sources.lines import BLOCK_BYTES, EDGE_BYTES, Block, LineReader, Oversize
 from ugallu.sources.place import Place, Resume
 from ugallu.sources.rotation import Sibling, siblings
 from ugallu.sources.streams import PREFIX_BYTES, BufferedFile, PlainFile, open_stream
@@ -50,15 +50,21 @@ class _Log:
     """An open log, and how far it is accounted for. `prefix` holds its first bytes, up to the place's offset."""
 
     def __init__(
-        self, stream: PlainFile | BufferedFile, place: Place, max_line_bytes: int, *, prefix: bytes = b""
+        self,
+        stream: PlainFile | BufferedFile,
+        place: Place,
+        max_line_bytes: int,
+        *,
+        prefix: bytes,
+        live: PlainFile | None = None,
     ) -> None:
         status = os.fstat(stream.fd)
         self.stream = stream
-        self.plain = stream if isinstance(stream, PlainFile) else None
         self.offset = place.offset
         self.skip = place.skip
         self._place = msgspec.structs.replace(place, device=status.st_dev, inode=status.st_ino)
         self._prefix = prefix
+        self._live = live
         reader = DocumentReader if place.documents else LineReader
         self.reader: LineReader | DocumentReader = reader(stream, max_line_bytes)
 
@@ -86,13 +92,13 @@ class _Log:
         )
 
     def was_cut(self, seen: int) -> bool:
-        """Tell whether the file was truncated or rewritten before `seen` bytes were read behind `offset`."""
-        if self.plain is None:
+        """Tell whether a live log was truncated or rewritten before `seen` bytes were read behind `offset`."""
+        if self._live is None:
             return False
-        if self.plain.status().st_size < max(self.plain.position, self.offset + seen):
+        if self._live.status().st_size < max(self._live.position, self.offset + seen):
             return True
         before = self._prefix[: places.prefix_length(self.offset)]
-        return self.plain.head(len(before)) != before
+        return self._live.head(len(before)) != before
 
 
 class AuditFile:
@@ -270,7 +276,7 @@ class AuditFile:
 
     async def _stay(self, path: Path, place: Place, current: PlainFile) -> Place:
         """Read the log as it grows; return where it ended, once it was rotated or cut."""
-        log = _Log(current, place, self._settings.max_line_bytes, prefix=current.head(place.prefix))
+        log = _Log(current, place, self._settings.max_line_bytes, prefix=current.head(place.prefix), live=current)
         current.advance(place.offset)
         while await self._drain(log):
             if not _replaced(path, current):
@@ -290,8 +296,7 @@ class AuditFile:
         """Publish every whole line up to the present end; False when the log was cut meanwhile."""
         while True:
             found = log.reader.next()
-            size = 0 if found is None else len(found) if isinstance(found, bytes) else found.size
-            if log.was_cut(size):
+            if log.was_cut(0 if found is None else found.size):
                 await self._flush(log)
                 return False
             if found is not None:
@@ -319,19 +324,19 @@ class AuditFile:
             self._decoder.damaged(log.stream.damage)
         await self._flush(log)
 
-    async def _take(self, log: _Log, found: bytes | Oversize | Document) -> None:
-        if isinstance(found, bytes):
-            log.learn(found)
+    async def _take(self, log: _Log, found: Block | Oversize | Document) -> None:
+        if isinstance(found, Block):
+            log.learn(found.data)
             records = (
-                self._decoder.block(found) if len(found) <= self._settings.max_line_bytes and not log.skip else None
+                self._decoder.block(found) if found.size <= self._settings.max_line_bytes and not log.skip else None
             )
             if records is None:
-                for line in found.split(b"\n")[:-1]:
+                for line in found.lines():
                     await self._take_line(log, line)
                     log.consume(len(line) + 1)
             else:
                 self._held += records
-                log.consume(len(found))
+                log.consume(found.size)
         elif isinstance(found, Oversize):
             log.learn(found.head)
             self._take_oversize(found)

@@ -96,8 +96,8 @@ class DocumentReader:
         if isinstance(block, Oversize):
             self._ready.append(block)
         else:
-            self._ready.extend(line + b"\n" for line in block.split(b"\n")[:-1])
-            self._lines.done(len(block))
+            self._ready.extend(line + b"\n" for line in block.lines())
+            self._lines.done(block.size)
         return True
 
     def _take(self, line: bytes) -> None:

@@ -1,6 +1,7 @@
 """Whole lines out of a stream, in blocks; a line over the limit is passed over, never held whole."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ugallu.sources.streams import Stream
 
@@ -9,6 +10,17 @@ BLOCK_BYTES = 64 << 10
 
 EDGE_BYTES = 64 << 10
 """How much of an oversize line is kept at either end, for its metadata."""
+
+
+class Block(NamedTuple):
+    """Whole lines: the first `size` bytes of `data`. Cutting them off would copy them all."""
+
+    data: bytes
+    size: int
+
+    def lines(self) -> list[bytes]:
+        """Return the lines one by one, without their newlines."""
+        return self.data[: self.size].split(b"\n")[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +42,7 @@ class LineReader:
         self._ending = b""
         self._skipped = 0
 
-    def next(self) -> bytes | Oversize | None:
+    def next(self) -> Block | Oversize | None:
         """Return a block of whole lines, a line that is too long, or None when no line is whole yet.
 
         An oversize line is already consumed when it is returned.
@@ -42,7 +54,7 @@ class LineReader:
             data = self._stream.peek(want)
             end = data.rfind(b"\n") + 1
             if end:
-                return data if end == len(data) else data[:end]
+                return Block(data, end)
             if len(data) > self._max:
                 self._head = data[:EDGE_BYTES]
                 return self._skip()

@@ -1,0 +1,83 @@
+"""The file source against bare decoding: `python -m benchmarks.audit_source [LINES]`.
+
+Bare: `msgspec.json.Decoder(AuditRecord).decode`, line by line, on lines that are already in memory, results kept for
+a batch. The source does that too, and finds lines, counts, numbers, remembers where it stands and publishes.
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from benchmarks import lines as logs
+from ugallu.api.audit import AuditRecord
+from ugallu.api.observation import Batch
+from ugallu.clock import SystemClock
+from ugallu.logs import logger
+from ugallu.metrics import Metrics
+from ugallu.settings import AuditSettings, LogSettings
+from ugallu.sources.audit_file import BATCH, AuditFile
+
+ROUNDS = 5
+TIMES = 8
+"""So often is the recording read in one go: starting an event loop is not what is measured."""
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def decode_bare(lines: list[bytes], keep: int) -> None:
+    decode = msgspec.json.Decoder(AuditRecord).decode
+    for start in range(0, len(lines), keep):
+        _ = [decode(line) for line in lines[start : start + keep]]
+
+
+def read(*paths: Path) -> AuditFile:
+    settings = AuditSettings(files=tuple(map(str, paths)), follow=False)
+    source = AuditFile(settings, SystemClock(), Metrics(), logger(LogSettings()))
+
+    async def drop(batch: Batch[Any]) -> None:
+        pass
+
+    anyio.run(source.run, drop, None)
+    return source
+
+
+def resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    recorded = logs.recorded()
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "audit.log"
+        path.write_bytes(b"".join(recorded))
+        best = {"bare": 1e9, "source": 1e9}
+        for _ in range(ROUNDS):
+            best["bare"] = min(best["bare"], cpu_seconds(lambda: decode_bare(recorded, BATCH)))
+            best["source"] = min(best["source"], cpu_seconds(lambda: read(*[path] * TIMES)) / TIMES)
+        for name, seconds in best.items():
+            print(f"{name:7} {len(recorded) / seconds:10,.0f} lines/s")
+        print(f"ratio   {best['bare'] / best['source']:10.2f}")
+        if count:
+            del recorded
+            long = logs.write(Path(directory) / "long.log", count)
+            before = resident()
+            source = read(long)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+            print(f"{source.counts['parsed']:,} lines: {before:.0f} MB before, {resident():.0f} after, {peak:.0f} peak")
+
+
+if __name__ == "__main__":
+    main()
