@@ -24,7 +24,7 @@ FLAGS: Final = (
     Flag("--instance", "instance", "name of this process in events (default: the host's name)", "NAME"),
     Flag("--grace-seconds", "grace_seconds", "from SIGTERM to the end (default: 25)", "S"),
     Flag("--no-seal", "seal", "do not sign, log and archive events", fixed=False),
-    Flag("--audit-log", "audit.files", "audit logs to read; again for more", "FILE", many=True),
+    Flag("--audit-log", "audit.files", "audit log to read; again for more", "FILE", many=True),
     Flag("--no-follow", "audit.follow", "end with the input instead of waiting for more", fixed=False),
     Flag("--from-start", "audit.from_start", "without a checkpoint, begin at the oldest rotated file", fixed=True),
     Flag("--max-line-bytes", "audit.max_line_bytes", "longer lines are counted, not kept (default: 64 MiB)", "N"),

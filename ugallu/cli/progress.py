@@ -68,7 +68,7 @@ class Meter:
 
     def __init__(self, stream: TextIO | None = None, *, columns: int = 0) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._live = self._stream.isatty()
+        self.live = self._stream.isatty()
         self._columns = columns
         self._plain = "utf" not in (self._stream.encoding or "").lower()
         self._drawn_at = -1.0
@@ -77,7 +77,7 @@ class Meter:
     def show(self, progress: Progress) -> None:
         """Redraw, at most ten times a second; the first and the complete line are always drawn."""
         complete = 0 < progress.total <= progress.done
-        if not self._live or (0 <= progress.elapsed - self._drawn_at < REDRAW_SECONDS and not complete):
+        if not self.live or (0 <= progress.elapsed - self._drawn_at < REDRAW_SECONDS and not complete):
             return
         self._drawn_at = progress.elapsed
         self._drawn = True
