@@ -22,7 +22,6 @@ from ugallu.logs import Logger
 from ugallu.metrics import Metrics
 
 UNDECLARED_TYPE = "undeclared_type"
-INVALID_TYPE = "invalid_type"
 SUBJECT_MISSING = "subject_missing"
 UNENCODABLE = "unencodable"
 
@@ -94,8 +93,6 @@ class JournalEmitter:
         name = finding.type.name
         if name not in self._origin.emits:
             return UNDECLARED_TYPE
-        if name not in CATALOGUE and not finding.experimental:
-            return INVALID_TYPE
         return "" if known(finding.about) else SUBJECT_MISSING
 
     def _refuse(self, refused: dict[str, Refused], reason: str, finding: Finding) -> None:
@@ -153,7 +150,8 @@ class JournalEmitter:
             spec=spec,
             at=now.timestamp(),
             stream=stream,
-            experimental=finding.experimental,
+            # A plug-in may declare types of its own; the label is what lets them past the catalogue's policy.
+            experimental=finding.experimental or finding.type.name not in CATALOGUE,
         )
 
     @staticmethod
