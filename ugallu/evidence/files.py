@@ -5,24 +5,62 @@ import secrets
 from pathlib import Path
 
 
+class Aside:
+    """Content written beside its place under a passing name, until it is named or discarded."""
+
+    def __init__(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
+        self._handle = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(self._handle, view) :]
+        except OSError:
+            self.discard()
+            raise
+
+    def sync(self) -> None:
+        """Make the content durable."""
+        os.fsync(self._handle)
+
+    def replace(self) -> None:
+        """Take the place of whatever has the name; the name is durable once its directory was synced."""
+        self._temporary.replace(self._path)
+
+    def create(self) -> None:
+        """Take the name; raises `FileExistsError` if it is taken.
+
+        Unlike a rename, a link refuses to replace: two writers cannot both believe that they were first.
+        """
+        os.link(self._temporary, self._path)
+
+    def discard(self) -> None:
+        """Remove what was not named, and let go; any number of times."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+            self._temporary.unlink(missing_ok=True)
+
+
 def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Replace a file as one step; its directory still needs `sync_directory` for the name to be durable."""
-    temporary = _write_aside(path, content, mode)
+    aside = Aside(path, content, mode=mode)
     try:
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+        aside.sync()
+        aside.replace()
+    finally:
+        aside.discard()
 
 
 def create_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Create a file, whole and durable, name included; raises `FileExistsError` if the name is taken."""
-    temporary = _write_aside(path, content, mode)
+    aside = Aside(path, content, mode=mode)
     try:
-        # Unlike a rename, a link refuses to replace: two writers cannot both believe that they were first.
-        os.link(temporary, path)
+        aside.sync()
+        aside.create()
     finally:
-        temporary.unlink(missing_ok=True)
+        aside.discard()
     sync_directory(path.parent)
 
 
@@ -42,16 +80,3 @@ def make_directory(path: Path, *, mode: int = 0o755) -> None:
     make_directory(path.parent, mode=mode)
     path.mkdir(mode=mode, exist_ok=True)
     sync_directory(path.parent)
-
-
-def _write_aside(path: Path, content: bytes, mode: int) -> Path:
-    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with open(handle, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
-            file.write(content)
-            os.fsync(handle)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary

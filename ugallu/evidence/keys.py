@@ -1,6 +1,7 @@
 """ECDSA P-256 keys, as ports and bundles name them."""
 
 import base64
+import functools
 import hashlib
 from typing import Final
 
@@ -37,8 +38,12 @@ def to_pem(key: PublicKey) -> bytes:
     return f"-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----\n".encode()
 
 
+@functools.lru_cache(maxsize=256)
 def verifies(spki: bytes, signature: bytes, message: bytes) -> bool:
-    """Tell whether `signature` (ASN.1 DER) over `message` was made with this P-256 or Ed25519 key."""
+    """Tell whether `signature` (ASN.1 DER for P-256) over `message` was made with this P-256 or Ed25519 key.
+
+    Answers are kept: entries that were logged together share one checkpoint.
+    """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519

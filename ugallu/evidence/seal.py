@@ -44,16 +44,9 @@ class Keys:
     """Object keys of one bundle in the evidence store."""
 
     def __init__(self, uid: str) -> None:
-        self.spec = f"staging/{uid}/spec.json"
-        self.statement = f"staging/{uid}/statement.json"
-        self.envelope = f"staging/{uid}/envelope.json"
-        self.entry = f"staging/{uid}/entry.json"
+        self.draft = f"staging/{uid}.json"
+        """What the stages have made so far; it may go once the bundle is sealed."""
         self._uid = uid
-
-    @property
-    def staging(self) -> tuple[str, ...]:
-        """What may go once the bundle is sealed."""
-        return (self.spec, self.statement, self.envelope, self.entry)
 
     def bundle(self, cluster_id: str, at: dt.datetime) -> str:
         """The Sigstore bundle; `at` is the fixed time of attestation, its month in UTC partitions the store."""

@@ -4,21 +4,21 @@ Nothing but our own code enforces the retention (`Lock.PROCESS`): whoever owns t
 root: `objects/<key>` is the content, `records/<key>.json` what is recorded of it.
 """
 
-import contextlib
 import datetime as dt
 import errno
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
+import anyio
 import msgspec
 from anyio import to_thread
 
 from ugallu.clock import Clock
-from ugallu.errors import PermanentError, RefusedError, TransientError
-from ugallu.evidence.files import create_durably, make_directory, sync_directory, write_durably
+from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
+from ugallu.evidence.files import Aside, make_directory, sync_directory, write_durably
 from ugallu.evidence.ports import IntegrityError, Lock, Stored
 
 STAGING: Final = "staging/"
@@ -36,12 +36,36 @@ class _Record(msgspec.Struct, frozen=True, rename="camel"):
     until: dt.datetime | None = None
 
 
+class _Put:
+    """One put under way, and what came of it."""
+
+    __slots__ = ("content", "error", "files", "key", "record", "stored")
+
+    def __init__(self, key: str, content: bytes, record: _Record) -> None:
+        self.key = key
+        self.content = content
+        self.record = record
+        self.files: list[tuple[Aside, Path]] = []
+        self.stored: Stored | None = None
+        self.error: OSError | UgalluError | None = None
+
+    @property
+    def is_staging(self) -> bool:
+        return self.key.startswith(STAGING)
+
+    @property
+    def over(self) -> bool:
+        return self.stored is not None or self.error is not None
+
+
 class DirectoryStore:
-    """An `EvidenceStore` on a local disk. Any number of calls may be under way at once."""
+    """An `EvidenceStore` on a local disk. Puts that come while others are under way share their syncs."""
 
     def __init__(self, root: Path, clock: Clock) -> None:
         self._root = root.absolute()
         self._clock = clock
+        self._turn = anyio.Lock()
+        self._puts: list[_Put] = []
 
     @property
     def endpoint(self) -> str:
@@ -58,8 +82,18 @@ class DirectoryStore:
         check_key(key)
         if until is None and not key.startswith(STAGING):
             raise PermanentError("evidence needs a retention date", where=key)
-        record = _Record(f"sha256:{hashlib.sha256(content).hexdigest()}", len(content), media_type, until)
-        return await self._in_thread(lambda: self._put(key, content, record), key)
+        mine = _Put(key, content, _Record(_sha256(content), len(content), media_type, until))
+        self._puts.append(mine)
+        async with self._turn:
+            if not mine.over:
+                puts, self._puts = self._puts, []
+                await to_thread.run_sync(self._put_all, puts)
+        if isinstance(mine.error, OSError):
+            raise self._translated(mine.error, key) from mine.error
+        if mine.error is not None:
+            raise mine.error
+        assert mine.stored is not None
+        return mine.stored
 
     async def get(self, key: str) -> bytes:
         """Return the content; `IntegrityError` when it is not what was recorded."""
@@ -77,23 +111,51 @@ class DirectoryStore:
         check_key(key)
         await self._in_thread(lambda: self._drop(key), key)
 
-    def _put(self, key: str, content: bytes, record: _Record) -> Stored:
-        path, record_path = self._object(key), self._record_path(key)
-        make_directory(path.parent)
-        make_directory(record_path.parent)
-        if key.startswith(STAGING):
-            write_durably(record_path, _encode(record))
-            write_durably(path, content)
-            sync_directory(path.parent)
-            return self._stored(key, record)
-        # The record comes first: an object without one would have no retention.
+    def _put_all(self, puts: Sequence[_Put]) -> None:
+        """Write all aside, sync all, name all, sync the directories: each put ends with its own outcome.
+
+        A crash may leave one of the two files of a put; the put that comes again finds it and adds the other.
+        """
+        synced: set[Path] = set()
+
+        def sync_names(put: _Put) -> None:
+            for _, path in put.files:
+                if path.parent not in synced:
+                    sync_directory(path.parent)
+                    synced.add(path.parent)
+
+        for step in (self._write, _sync, self._name, sync_names):
+            for put in puts:
+                if put.error is None:
+                    try:
+                        step(put)
+                    except (OSError, UgalluError) as error:
+                        put.error = error
+        for put in puts:
+            for aside, _ in put.files:
+                aside.discard()
+            if put.error is None:
+                put.stored = self._stored(put.key, put.record)
+
+    def _write(self, put: _Put) -> None:
+        for path, content in ((self._record_path(put.key), _encode(put.record)), (self._object(put.key), put.content)):
+            make_directory(path.parent)
+            put.files.append((Aside(path, content), path))
+
+    def _name(self, put: _Put) -> None:
+        (record, _), (content, path) = put.files
+        if put.is_staging:
+            record.replace()
+            content.replace()
+            return
         try:
-            create_durably(record_path, _encode(record))
+            record.create()
         except FileExistsError:
-            record = self._same(key, record)
-        with contextlib.suppress(FileExistsError):
-            create_durably(path, content)
-        return self._stored(key, record)
+            put.record = self._same(put.key, put.record)
+        try:
+            content.create()
+        except FileExistsError:
+            self._check(put.key, path.read_bytes(), put.record)
 
     def _same(self, key: str, record: _Record) -> _Record:
         """Check that the key already holds this very content, and extend its retention if asked."""
@@ -102,13 +164,10 @@ class DirectoryStore:
             raise TransientError("the record went away while it was read", where=key)
         if (old.sha256, old.size) != (record.sha256, record.size):
             raise IntegrityError("the key already holds other content", where=key, fix="find out who wrote it")
-        with contextlib.suppress(FileNotFoundError):
-            self._check(key, self._object(key).read_bytes(), old)
         if record.until is None or (old.until is not None and old.until >= record.until):
             return old
         later = msgspec.structs.replace(old, until=record.until)
         write_durably(self._record_path(key), _encode(later))
-        sync_directory(self._record_path(key).parent)
         return later
 
     def _get(self, key: str) -> bytes:
@@ -125,7 +184,7 @@ class DirectoryStore:
         return content
 
     def _check(self, key: str, content: bytes, record: _Record) -> None:
-        if f"sha256:{hashlib.sha256(content).hexdigest()}" != record.sha256:
+        if _sha256(content) != record.sha256:
             raise IntegrityError(
                 "the content is not what was recorded",
                 where=key,
@@ -166,17 +225,30 @@ class DirectoryStore:
     async def _in_thread(self, work: Callable[[], T], key: str) -> T:
         try:
             return await to_thread.run_sync(work)
-        except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
-            raise RefusedError(str(error.strerror), where=f"{self.endpoint}/{key}", fix="check its owner") from error
         except OSError as error:
-            fix = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the disk"
-            raise TransientError(str(error.strerror), where=f"{self.endpoint}/{key}", fix=fix) from error
+            raise self._translated(error, key) from error
+
+    def _translated(self, error: OSError, key: str) -> UgalluError:
+        where = f"{self.endpoint}/{key}"
+        if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
+            return RefusedError(str(error.strerror), where=where, fix="check its owner")
+        fix = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the disk"
+        return TransientError(str(error.strerror), where=where, fix=fix)
 
 
 def check_key(key: str) -> None:
     """Raise `PermanentError` unless the key is a relative path of plain segments: none empty, hidden or `..`."""
     if len(key) > MAX_KEY or not key or not all(_SEGMENT.fullmatch(segment) for segment in key.split("/")):
         raise PermanentError(f"{key[:80]!r} is no safe key", where="evidence store")
+
+
+def _sync(put: _Put) -> None:
+    for aside, _ in put.files:
+        aside.sync()
+
+
+def _sha256(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _encode(record: _Record) -> bytes:

@@ -9,7 +9,7 @@ that was staged, and answers with the entry it has, so nothing is logged twice.
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -53,13 +53,20 @@ JSON = "application/json"
 ENVELOPE_LINE = "application/vnd.in-toto+json"
 
 
-class Draft(msgspec.Struct):
-    """What earlier stages of this very pass made; a later pass reads it from staging instead."""
+T = TypeVar("T")
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What the stages have made so far; staged after each, so that a later pass goes on where this one ended."""
 
     spec: bytes = b""
     payload: bytes = b""
     envelope: Envelope | None = None
     entry: LogEntry | None = None
+
+
+Made = tuple[Draft, dict[str, Any]]
+"""What a stage returns: the draft grown by its output, and the changes of the bundle's status."""
 
 
 class Reseal:
@@ -106,11 +113,13 @@ class Reseal:
         due = bundle.status.next_attempt_at
         if due is not None and due > self._clock.now():
             return After((due - self._clock.now()).total_seconds())
-        draft = Draft()
+        draft: Draft | None = None
         while (stage := next_stage(bundle.status)) is not Stage.DONE:
             began = self._clock.monotonic()
             try:
-                changes = await self._stages[stage](bundle, draft)
+                if draft is None:
+                    draft = Draft() if stage is Stage.STATEMENT else await self._staged(bundle)
+                draft, changes = await self._stages[stage](bundle, draft)
             except (ConflictError, UnavailableError, ForbiddenError):
                 # The cluster's own errors: nothing failed here, and there is nowhere to write that it did.
                 raise
@@ -131,52 +140,48 @@ class Reseal:
     async def gone(self, key: Key) -> None:
         """Nothing to do: the evidence stays in the store, the entry in the log."""
 
-    async def _freeze(self, bundle: AttestationBundle, draft: Draft) -> dict[str, Any]:
+    async def _freeze(self, bundle: AttestationBundle, draft: Draft) -> Made:
         """Fix what will be signed, time included, and keep it."""
         event = await find(self._cluster, self._events, bundle)
-        keys = Keys(bundle.metadata.uid)
-        draft.spec = statement.spec_bytes(event)
-        draft.payload = statement.event_statement(event, self._attestor, self._clock.now())
-        await self._stage(keys.spec, draft.spec)
-        await self._stage(keys.statement, draft.payload)
-        return {"phase": BundlePhase.PENDING, "statementDigest": digest(draft.payload)}
+        draft = Draft(
+            spec=statement.spec_bytes(event),
+            payload=statement.event_statement(event, self._attestor, self._clock.now()),
+        )
+        await self._stage(bundle, draft)
+        return draft, {"phase": BundlePhase.PENDING, "statementDigest": digest(draft.payload)}
 
-    async def _sign(self, bundle: AttestationBundle, draft: Draft) -> dict[str, Any]:
-        payload = draft.payload or await self._staged_statement(bundle)
-        envelope = draft.envelope = await self._signer.sign(STATEMENT_MEDIA_TYPE, payload)
-        await self._stage(Keys(bundle.metadata.uid).envelope, msgspec.json.encode(envelope))
+    async def _sign(self, bundle: AttestationBundle, draft: Draft) -> Made:
+        envelope = await self._signer.sign(STATEMENT_MEDIA_TYPE, draft.payload)
+        draft = msgspec.structs.replace(draft, envelope=envelope)
+        await self._stage(bundle, draft)
         key_id = envelope.key.key_id if envelope.key is not None else ""
-        return {
+        return draft, {
             "phase": BundlePhase.SIGNED,
             "signature": SignatureInfo(mode=SigningMode(self._signer.mode), key_id=key_id),
             "signedAt": self._now(),
             "conditions": self._conditions(bundle, "Signed", "SignerOK", f"signed by {key_id}"),
         }
 
-    async def _enter(self, bundle: AttestationBundle, draft: Draft) -> dict[str, Any]:
+    async def _enter(self, bundle: AttestationBundle, draft: Draft) -> Made:
         """Log the staged envelope, and believe the entry only once its proof was checked."""
-        envelope = draft.envelope or await self._staged(Keys(bundle.metadata.uid).envelope, Envelope)
-        if digest(envelope.payload) != bundle.status.statement_digest:
-            raise IntegrityError("the staged envelope holds another statement", where=bundle.metadata.name)
-        entry = draft.entry = await self._log.add(envelope)
+        envelope = _present(draft.envelope, bundle)
+        entry = await self._log.add(envelope)
         log = self._root.logs.get(entry.log_id)
         if log is None:
             raise IntegrityError("the log answers under another id than its trusted root", where=bundle.metadata.name)
         verify.verify_entry(entry, envelope, log)
-        draft.envelope = envelope
-        await self._stage(Keys(bundle.metadata.uid).entry, msgspec.json.encode(entry))
-        return {
+        draft = msgspec.structs.replace(draft, entry=entry)
+        await self._stage(bundle, draft)
+        return draft, {
             "phase": BundlePhase.LOGGED,
             "rekorEntry": _entry_status(entry),
             "conditions": self._conditions(bundle, "Logged", "LoggerOK", f"entry {entry.log_index} of {log.origin}"),
         }
 
-    async def _archive(self, bundle: AttestationBundle, draft: Draft) -> dict[str, Any]:
+    async def _archive(self, bundle: AttestationBundle, draft: Draft) -> Made:
         """Put bundle, subject and bare envelope under retention, read them back, and verify what was read."""
         keys = Keys(bundle.metadata.uid)
-        envelope = draft.envelope or await self._staged(keys.envelope, Envelope)
-        entry = draft.entry or await self._staged(keys.entry, LogEntry)
-        spec = draft.spec or await self._store.get(keys.spec)
+        envelope, entry = _present(draft.envelope, bundle), _present(draft.entry, bundle)
         at = statement.attested_at(statement.parse(envelope.payload))
         cluster_id = bundle.metadata.annotations.get(CLUSTER_ANNOTATION, "")
         line = msgspec.json.encode(bundles.envelope_json(envelope)) + b"\n"
@@ -184,13 +189,13 @@ class Reseal:
         stored, written = await self._put(
             keys.bundle(cluster_id, at), bundles.write(envelope, entry), "bundle", BUNDLE_MEDIA_TYPE, until
         )
-        subject, written_spec = await self._put(keys.subject(cluster_id, at), spec, "subject", JSON, until)
+        subject, written_spec = await self._put(keys.subject(cluster_id, at), draft.spec, "subject", JSON, until)
         await self._put(keys.envelope_line(cluster_id, at), line, "envelope", ENVELOPE_LINE, until)
         report = verify.verify(written, key=self._key, root=self._root, subject=written_spec)
         if not report.ok:
             raise IntegrityError(f"the archived bundle does not verify: {report.reason}", where=stored.url)
         assert bundle.status.signature is not None
-        return {
+        return draft, {
             "phase": BundlePhase.SEALED,
             "wormRef": _evidence(stored),
             "subjectRef": _evidence(subject),
@@ -251,24 +256,23 @@ class Reseal:
         return await self._cluster.patch_status(AttestationBundle, bundle.metadata.name, patch, when=when)
 
     async def _clear(self, bundle: AttestationBundle) -> None:
-        for key in Keys(bundle.metadata.uid).staging:
-            await self._store.drop(key)
+        await self._store.drop(Keys(bundle.metadata.uid).draft)
 
-    async def _stage(self, key: str, content: bytes) -> None:
-        await self._store.put(key, content, media_type=JSON, until=None)
+    async def _stage(self, bundle: AttestationBundle, draft: Draft) -> None:
+        key = Keys(bundle.metadata.uid).draft
+        await self._store.put(key, msgspec.json.encode(draft), media_type=JSON, until=None)
 
-    async def _staged(self, key: str, kind: type[Any]) -> Any:  # noqa: ANN401 - an instance of kind
-        content = await self._store.get(key)
+    async def _staged(self, bundle: AttestationBundle) -> Draft:
+        """Return what was staged; `IntegrityError` when it is not what the status says was frozen."""
+        key = Keys(bundle.metadata.uid).draft
         try:
-            return msgspec.json.decode(content, type=kind)
+            draft = msgspec.json.decode(await self._store.get(key), type=Draft)
         except msgspec.DecodeError as error:
             raise IntegrityError("what was staged cannot be read", where=key) from error
-
-    async def _staged_statement(self, bundle: AttestationBundle) -> bytes:
-        payload = await self._store.get(Keys(bundle.metadata.uid).statement)
-        if digest(payload) != bundle.status.statement_digest:
-            raise IntegrityError("the staged statement is not the one that was frozen", where=bundle.metadata.name)
-        return payload
+        signed = draft.envelope.payload if draft.envelope is not None else draft.payload
+        if not bundle.status.statement_digest == digest(draft.payload) == digest(signed):
+            raise IntegrityError("what was staged is not the statement that was frozen", where=key)
+        return draft
 
     async def _put(
         self, key: str, content: bytes, kind: str, media_type: str, until: dt.datetime
@@ -307,6 +311,12 @@ class Reseal:
 
     def _now(self) -> dt.datetime:
         return utc_seconds(self._clock.now())
+
+
+def _present(part: T | None, bundle: AttestationBundle) -> T:
+    if part is None:
+        raise IntegrityError("the status names a stage whose output is not staged", where=bundle.metadata.name)
+    return part
 
 
 _CONDITION = {Stage.STATEMENT: "Signed", Stage.SIGN: "Signed", Stage.LOG: "Logged", Stage.ARCHIVE: "Archived"}
