@@ -147,6 +147,16 @@ class Outbox:
         """Events decided but not yet created."""
         return len(self._pending)
 
+    @property
+    def open(self) -> bool:
+        """Whether the end of the stream would bring more events: windows are open, or reports are due."""
+        return self._decisions.open
+
+    @property
+    def closed_early(self) -> int:
+        """Windows closed before their time because the table of them was full."""
+        return self._decisions.fold.early
+
     def books(self) -> Totals:
         """Return the ledger as it stands."""
         return self._decisions.ledger.totals(self._pending.findings)
@@ -227,7 +237,7 @@ class Outbox:
             seq = await self._appender.append([encode(Closed())])
             while self._position < seq or not self.idle:
                 await self._moved.wait()
-            if not self._decisions.open:
+            if not self.open:
                 break
         backoff = Backoff(first=0.1, ceiling=10.0)
         while not self.save():
