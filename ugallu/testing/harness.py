@@ -221,9 +221,18 @@ async def running(
                 yield run
                 stop.set()
             run.check()
+        except BaseExceptionGroup as group:
+            # A failed assertion in the block is what the author wants to read, not the task group around it.
+            raise _only(group) from None
         finally:
             if own is not None:
                 await own.close()
+
+
+def _only(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _state(settings: Settings | None) -> AbstractContextManager[str]:
