@@ -107,7 +107,7 @@ async def test_a_detector_needs_no_harness() -> None:
 
 async def test_a_type_that_was_not_declared_fails_the_test() -> None:
     """An operator that emits what it does not declare is caught where it is written."""
-    with pytest.raises(AssertionError, match="does not declare"):
+    with pytest.raises(AssertionError, match="does not declare"):  # noqa: PT012 - the block is the subject
         async with running(Forgetful) as run:
             await run.publish(DnsQuery("bad.example.", 5353, "10.0.0.1"))
             await run.events()
