@@ -161,23 +161,6 @@ class MortalCluster:
         return await self._cluster.get(kind, name, namespace)
 
 
-class _Lines(io.RawIOBase):
-    """A binary stream whose writes go into a list."""
-
-    def __init__(self, said: list[str]) -> None:
-        super().__init__()
-        self._said = said
-
-    def writable(self) -> bool:
-        """Yes."""
-        return True
-
-    def write(self, line: Any) -> int:  # noqa: ANN401 - bytes in any of their shapes
-        """Keep one line."""
-        self._said.append(bytes(line).decode())
-        return len(line)
-
-
 class Emission:
     """Everything between a finding and its event, over a journal and a cluster that outlive a process."""
 
@@ -189,11 +172,15 @@ class Emission:
         self.store = memory_cluster()
         self.cluster: Cluster = cluster or self.store
         self.metrics = Metrics()
-        self.said: list[str] = []
+        self._output = io.TextIOWrapper(io.BytesIO())
+        self.log = logger(LogSettings(level="warning", format="json"), self._output)
+
+    @property
+    def said(self) -> str:
         """Log lines at warning and above."""
-        self.log = logger(
-            LogSettings(level="warning", format="json"), io.TextIOWrapper(io.BufferedWriter(_Lines(self.said)))
-        )
+        buffer = self._output.buffer
+        assert isinstance(buffer, io.BytesIO)
+        return buffer.getvalue().decode()
 
     @property
     def manual(self) -> ManualClock:
