@@ -105,3 +105,14 @@ class Story:
     def by_time(self) -> Sequence[Entry]:
         """The entries in the order of what happened."""
         return sorted(self.entries, key=lambda entry: (entry.at, -entry.severity.rank, entry.event.metadata.name))
+
+    @cached_property
+    def gravest(self) -> Entry | None:
+        """The first of the gravest sealed events."""
+        sealed = [entry for entry in self.by_time if entry.sealed]
+        return max(sealed, key=lambda entry: entry.severity.rank, default=None)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the books close and every event verifies."""
+        return all(check.ok for check in self.equations) and all(entry.verified for entry in self.entries)

@@ -1,0 +1,68 @@
+"""The evidence of an event in a state directory: read back, checked against what status says, ready to hand out."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from ugallu.api.bundle import AttestationBundle, BundlePhase
+from ugallu.api.event import EvidenceRef, SecurityEvent
+from ugallu.clock import SystemClock
+from ugallu.cluster.port import Cluster
+from ugallu.errors import PermanentError, TransientError
+from ugallu.evidence import keys, trusted_root, verify
+from ugallu.evidence.kit import KEY_FILE, ROOT_FILE, Kit
+from ugallu.evidence.ports import IntegrityError
+from ugallu.evidence.stores.directory import DirectoryStore
+
+FOLDER = "evidence"
+STORE = "store"
+OBJECTS = "/objects/"
+
+
+class Archive:
+    """The evidence folder of a state directory, for reading."""
+
+    def __init__(self, state: Path) -> None:
+        """Raises `PermanentError` when nothing was ever sealed here."""
+        folder = state / FOLDER
+        if not (folder / KEY_FILE).exists():
+            raise PermanentError("nothing was sealed here", where=str(state), fix="run without --no-seal")
+        self.folder = folder
+        self.key = keys.from_pem((folder / KEY_FILE).read_bytes(), where=str(folder / KEY_FILE))
+        self.trusted_root = (folder / ROOT_FILE).read_bytes()
+        self._store = DirectoryStore(folder / STORE, SystemClock())
+        self._root = trusted_root.read(self.trusted_root)
+
+    async def kit(self, event: SecurityEvent, bundle: AttestationBundle) -> Kit:
+        """Return the event's evidence; raises `IntegrityError` when the archive does not hold what status names."""
+        status = bundle.status
+        if status.phase is not BundlePhase.SEALED or status.worm_ref is None or status.subject_ref is None:
+            phase = status.phase.value if status.phase else "Pending"
+            raise TransientError(f"not sealed yet ({phase})", where=event.metadata.name, fix="wait for phase Attested")
+        return Kit(
+            name=event.metadata.name,
+            bundle=await self._read(status.worm_ref),
+            spec=await self._read(status.subject_ref),
+            key=self.key,
+            trusted_root=self.trusted_root,
+        )
+
+    def check(self, kit: Kit) -> verify.Report:
+        """Verify a kit as a stranger would, under the key and the log of this state."""
+        return verify.verify(kit.bundle, key=self.key, root=self._root, subject=kit.spec)
+
+    async def _read(self, ref: EvidenceRef) -> bytes:
+        # The directory may have been moved since: what counts is the key within the store.
+        _, _, key = unquote(urlsplit(ref.url).path).partition(OBJECTS)
+        content = await self._store.get(key)
+        stored = await self._store.stat(key)
+        if stored is None or (stored.sha256, stored.size) != (ref.sha256, ref.size):
+            raise IntegrityError("the archive holds other bytes than status names", where=ref.url)
+        return content
+
+
+async def bundle_of(cluster: Cluster, event: SecurityEvent) -> AttestationBundle:
+    """Return the event's bundle; raises `TransientError` while it has none."""
+    ref = event.status.attestation_bundle_ref
+    if ref is None:
+        raise TransientError("not attested yet", where=event.metadata.name, fix="is the attestor enabled?")
+    return await cluster.get(AttestationBundle, ref.name)
