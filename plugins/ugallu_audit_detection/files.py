@@ -23,6 +23,7 @@ MAX_NODES: Final = 500_000
 MAX_ALIASES: Final = 256
 SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 
+_PLAIN_TAGS: Final = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 _API = f"{SigmaRule.kind_info.group}/{SigmaRule.kind_info.version}"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _PATH_IN_ERROR = re.compile(r"`\$\.?([^`]*)`|unknown field (\S+)")
@@ -280,6 +281,8 @@ class _Document:
                 "its aliases unfold to too much", where=f"{self._path}:{line}", fix="write the values out"
             )
         self.lines.setdefault(at, line)
+        if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
+            raise PermanentError(f"the tag {node.tag} is not read", where=f"{self._path}:{line}", fix="leave it out")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, at, depth)
         if isinstance(node, yaml.SequenceNode):

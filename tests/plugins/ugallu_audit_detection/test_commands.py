@@ -1,0 +1,133 @@
+"""`ugallu rules`: what it prints, what it exits with."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ugallu.api.meta import encode
+from ugallu.cli.main import main
+from ugallu.testing.audit import audit_event
+from ugallu.testing.rules import sigma_rule
+
+
+def put(directory: Path, name: str, **changes: object) -> Path:
+    path = directory / f"{name}.json"
+    path.write_bytes(encode(sigma_rule(name, **changes)))
+    return path
+
+
+def one(expect: str) -> dict[str, object]:
+    return {"name": "a read", "expect": expect, "event": audit_event()}
+
+
+def test_all_tests_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table and a sum; exit 0. A rule without tests is named, not hidden."""
+    put(tmp_path, "good", tests=[one("hit")])
+    put(tmp_path, "untested")
+    assert main(["rules", "test", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "good      a read      hit     ok" in out
+    assert "(no tests)" in out
+    assert "2 rules, 1 test: all pass; 1 rule without a test" in out
+
+
+def test_a_failing_test_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what it expected; exit 1."""
+    put(tmp_path, "wrong", tests=[one("miss")])
+    assert main(["rules", "test", str(tmp_path)]) == 1
+    assert "test 'a read' expects a miss and got a hit" in capsys.readouterr().out
+
+
+def test_a_rule_that_does_not_compile_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With file and field; exit 1, for it could not serve."""
+    path = put(tmp_path, "broken", emit={"securityEventType": "Nothing", "severity": "low"})
+    assert main(["rules", "test", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert f"{path}:1: spec.emit.securityEventType: 'Nothing' is no event type" in out
+
+
+def test_a_file_that_cannot_be_read_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2, the reason on stderr, and the other rules are tested all the same."""
+    put(tmp_path, "good", tests=[one("hit")])
+    (tmp_path / "bad.yaml").write_text("a: ]")
+    assert main(["rules", "test", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert "bad.yaml:1: no YAML" in captured.err
+    assert "1 test: all pass" in captured.out
+    assert main(["rules", "test", str(tmp_path / "nowhere")]) == 2
+
+
+def test_json_is_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object on stdout and nothing else there."""
+    put(tmp_path, "good", tests=[one("hit"), one("miss")])
+    assert main(["rules", "test", "--json", str(tmp_path)]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["tests"], said["failed"]) == (2, 1)
+    assert [test["passed"] for test in said["rules"][0]["tests"]] == [True, False]
+
+
+def test_explain_says_what_a_rule_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Conditions, requests, audit level, stages, limits, exceptions, examples."""
+    glob = [{"jsonPath": "$.spec.hostPID", "patterns": ["true"]}]
+    exception = {"name": "agents", "owner": "team-a", "reason": "node agents", "match": {"userGlob": ["agent"]}}
+    path = put(
+        tmp_path,
+        "host-pid",
+        match={"verb": ["create"], "objectRef": {"resource": ["pods"]}, "requestObjectGlob": glob},
+        emit={"securityEventType": "HostPIDPod", "severity": "high"},
+        tags=["attack.t1611"],
+        suppress={"window": "10m", "exceptions": [exception]},
+        tests=[{"name": "a reader", "expect": "miss", "event": audit_event()}],
+    )
+    assert main(["rules", "explain", str(path)]) == 0
+    out = capsys.readouterr().out
+    for said in (
+        "host-pid",
+        "HostPIDPod, high, Detection, T1611",
+        "verbs create",
+        "resources pods",
+        "level     Request",
+        "50 at once, then 5 a second",
+        "actor and object are silent for 10m",
+        "agents: node agents (team-a, until for ever)",
+        "miss  a reader",
+    ):
+        assert said in out
+
+
+def test_explain_finds_a_rule_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Among files; a name that is nearly right gets a hint."""
+    put(tmp_path, "first")
+    put(tmp_path, "second")
+    assert main(["rules", "explain", "second", "--rules", str(tmp_path), "--json"]) == 0
+    assert [rule["rule"] for rule in json.loads(capsys.readouterr().out)["rules"]] == ["second"]
+    assert main(["rules", "explain", "secnd", "--rules", str(tmp_path)]) == 2
+    assert "did you mean second?" in capsys.readouterr().err
+    assert main(["rules", "explain", "second"]) == 2
+    assert "--rules" in capsys.readouterr().err
+
+
+def test_list_shows_each_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Type, severity, whether it is on, the audit level it needs."""
+    put(tmp_path, "on")
+    put(tmp_path, "off", enabled=False)
+    put(tmp_path, "broken", match={"requestObjectGlob": [{"jsonPath": "$..x", "patterns": ["*"]}]})
+    assert main(["rules", "list", str(tmp_path)]) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["on"][3:5] == ["on", "Metadata"]
+    assert rows["off"][3] == "off"
+    assert rows["broken"][3] == "error"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """`ugallu --help` must feel instant: the matcher is imported when a subcommand works."""
+    import subprocess
+    import sys
+
+    code = (
+        "import argparse, sys; from ugallu_audit_detection.commands import register;"
+        "register(argparse.ArgumentParser().add_subparsers());"
+        "sys.exit(any(m in sys.modules for m in ('yaml', 're2', 'sigma', 'msgspec')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,39 @@
+"""Levels: which resources come without bodies, in bounded memory."""
+
+from ugallu.testing.audit import audit_record
+from ugallu_audit_detection.levels import MAX_RESOURCES, Levels
+
+
+def test_memory_is_bounded() -> None:
+    """A client that invents resources fills a table of fixed size."""
+    levels = Levels()
+    for stamp in ("2026-01-01T00:00:00Z", "2026-01-01T02:00:00Z"):
+        levels.note(
+            [
+                audit_record(verb="create", objectRef={"resource": f"r{index}"}, stageTimestamp=stamp)
+                for index in range(MAX_RESOURCES + 100)
+            ]
+        )
+    assert len(levels.bodiless(None, None)) == MAX_RESOURCES
+
+
+def test_reads_and_subresources_say_nothing() -> None:
+    """Only a write of the object itself would carry its body."""
+    levels = Levels()
+    for stamp in ("2026-01-01T00:00:00Z", "2026-01-01T02:00:00Z"):
+        scale = {"resource": "deployments", "apiGroup": "apps", "subresource": "scale"}
+        levels.note(
+            [audit_record(stageTimestamp=stamp), audit_record(verb="patch", objectRef=scale, stageTimestamp=stamp)]
+        )
+    assert levels.bodiless(None, None) == []
+
+
+def test_a_resource_is_asked_for_by_group_and_plural() -> None:
+    """As a rule's dispatch names them; None is any."""
+    levels = Levels()
+    for stamp in ("2026-01-01T00:00:00Z", "2026-01-01T02:00:00Z"):
+        ref = {"resource": "deployments", "apiGroup": "apps"}
+        levels.note([audit_record(verb="create", objectRef=ref, stageTimestamp=stamp)])
+    assert levels.bodiless(frozenset({"apps"}), None) == [("apps", "deployments")]
+    assert levels.bodiless(None, frozenset({"pods"})) == []
+    assert levels.bodiless(frozenset({"batch"}), frozenset({"deployments"})) == []
