@@ -1,7 +1,7 @@
 """`AuditDetection` as an operator: what it declares, what it builds, how it is configured."""
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import structlog
@@ -11,7 +11,6 @@ from ugallu.api.detection import AuditDetectionConfig, AuditDetectionConfigSpec
 from ugallu.api.event import ClusterIdentity
 from ugallu.api.meta import decode_strict, encode
 from ugallu.cluster.cache import SharedCache
-from ugallu.emit.port import Emitter
 from ugallu.errors import PermanentError
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import Parts
@@ -21,6 +20,9 @@ from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import memory_cluster
 from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.operator import AuditDetection
+
+if TYPE_CHECKING:
+    from ugallu.emit.port import Emitter
 
 
 def build(state: Path, config: AuditDetectionConfigSpec | None = None, *, follow: bool = False) -> Parts:
