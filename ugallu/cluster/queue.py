@@ -120,10 +120,14 @@ class WorkQueue(Generic[K]):
     def _ripen(self) -> None:
         """Queue what is due."""
         now = self._clock.monotonic()
-        while self._heap and self._heap[0][0] <= now:
-            due, _, key = heapq.heappop(self._heap)
+        while self._heap:
+            due, _, key = self._heap[0]
             # An entry that was forgotten or moved is not the key's present one.
-            if self._later.get(key) == due:
+            present = self._later.get(key) == due
+            if present and due > now:
+                return
+            heapq.heappop(self._heap)
+            if present:
                 del self._later[key]
                 self._owed.discard(key)
                 self._push(key)
@@ -138,7 +142,7 @@ class WorkQueue(Generic[K]):
 
         async def nap() -> None:
             await self._clock.sleep(delay)
-            news.set()
+            self._wake()
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(nap)

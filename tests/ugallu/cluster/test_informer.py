@@ -1,0 +1,241 @@
+"""An informer is right whatever happens to the connection."""
+
+import random
+from collections.abc import Iterable
+
+import anyio
+import pytest
+
+from ugallu.api.sigma import SigmaRule
+from ugallu.cluster.embedded import EmbeddedCluster
+from ugallu.cluster.informer import Informer
+from ugallu.cluster.port import Change, Cluster, ForbiddenError, GoneError, Key, UnavailableError, list_all
+from ugallu.errors import UgalluError
+from ugallu.testing.clock import ManualClock
+from ugallu.testing.cluster import Fault, FaultyCluster, Plan, memory_cluster, scripted, unavailable
+from ugallu.testing.contracts.cluster import rule
+
+
+class Hasty(ManualClock):
+    """A clock whose sleeps are over at once; `slept` tells how long they would have been."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await anyio.lowlevel.checkpoint()
+
+
+class Following:
+    """An informer at work, and what it said."""
+
+    def __init__(self, cluster: Cluster, *, labels: str = "") -> None:
+        self.clock = Hasty()
+        self.told: list[tuple[str, str]] = []
+        self.state: dict[str, str] = {}
+        self.causes: list[str] = []
+        self.errors: list[UgalluError] = []
+        self.informer = Informer(
+            cluster,
+            SigmaRule,
+            told=self._tell,
+            clock=self.clock,
+            labels=labels,
+            relisted=self.causes.append,
+            failed=self.errors.append,
+        )
+        self._news = anyio.Event()
+
+    def _tell(self, change: Change, item: SigmaRule) -> None:
+        name, version = item.metadata.name, item.metadata.resource_version
+        if change is Change.ADDED:
+            assert name not in self.state
+        else:
+            assert self.state[name] != version or change is Change.DELETED
+        if change is Change.DELETED:
+            del self.state[name]
+            assert Key("", name) not in self.informer.objects
+        else:
+            self.state[name] = version
+            assert self.informer.objects[Key("", name)] == item
+        self.told.append((change.value, name))
+        self._news.set()
+
+    async def until(self, *told: tuple[str, str]) -> None:
+        with anyio.fail_after(10):
+            while not set(told) <= set(self.told):
+                self._news = anyio.Event()
+                await self._news.wait()
+
+
+def names(items: Iterable[SigmaRule]) -> set[str]:
+    return {item.metadata.name for item in items}
+
+
+async def test_it_lists_all_pages_then_follows() -> None:
+    """What is there is ADDED, then each change is told once."""
+    cluster = memory_cluster()
+    for number in range(1203):
+        await cluster.create(rule(f"r{number}"))
+    following = Following(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        await following.informer.synced.wait()
+        assert len(following.informer.objects) == 1203
+        await cluster.patch_status(SigmaRule, "r5", {"matchCount": 1})
+        await cluster.delete(SigmaRule, "r7")
+        await cluster.create(rule("new"))
+        await following.until(("ADDED", "new"))
+        tasks.cancel_scope.cancel()
+    assert following.told[1203:] == [("MODIFIED", "r5"), ("DELETED", "r7"), ("ADDED", "new")]
+    assert following.causes == []
+
+
+async def test_a_broken_watch_resumes_without_a_list() -> None:
+    """After a lost connection the watch goes on where it was: no list, nothing told twice."""
+    cluster = FaultyCluster(
+        memory_cluster(), scripted(None, unavailable(), None, unavailable(after=True), verbs=["notice"])
+    )
+    following = Following(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        await following.informer.synced.wait()
+        for number in range(5):
+            await cluster.create(rule(f"r{number}"))
+        await following.until(("ADDED", "r4"))
+        tasks.cancel_scope.cancel()
+    assert following.told == [("ADDED", f"r{number}") for number in range(5)]
+    assert len(following.errors) == 2
+    assert sum(call.verb == "list" for call in cluster.calls) == 1
+    assert len(following.clock.slept) == 2
+
+
+async def test_after_lost_history_it_lists_anew_and_tells_the_difference() -> None:
+    """When the watch is too old: what went meanwhile is DELETED, what came ADDED, what changed MODIFIED, rest silent."""
+    inner = memory_cluster()
+    for name in ("stays", "changes", "goes", "reborn"):
+        await inner.create(rule(name))
+    gone = Fault(GoneError("too old"))
+    cluster = FaultyCluster(inner, scripted(gone, verbs=["notice"]))
+    following = Following(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        await following.informer.synced.wait()
+        following.told.clear()
+        await inner.patch(SigmaRule, "changes", {"spec": {"description": "d"}})
+        await inner.delete(SigmaRule, "goes")
+        await inner.delete(SigmaRule, "reborn")
+        await inner.create(rule("reborn"))
+        await inner.create(rule("comes"))
+        await following.until(("ADDED", "comes"))
+        tasks.cancel_scope.cancel()
+    assert sorted(following.told) == [
+        ("ADDED", "comes"),
+        ("ADDED", "reborn"),
+        ("DELETED", "goes"),
+        ("DELETED", "reborn"),
+        ("MODIFIED", "changes"),
+    ]
+    assert following.causes == ["history too short"]
+
+
+@pytest.mark.parametrize(
+    "error", [UnavailableError("no connection"), GoneError("token too old"), ForbiddenError("no rights yet")], ids=repr
+)
+async def test_a_first_list_that_fails_is_tried_again(error: UgalluError) -> None:
+    """Whatever the list fails of, in the middle too, it is made again after a pause, and half a list is never shown."""
+    inner = memory_cluster()
+    for number in range(700):
+        await inner.create(rule(f"r{number}"))
+    cluster = FaultyCluster(inner, scripted(Fault(error), None, Fault(error), verbs=["list"]))
+    following = Following(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        with anyio.fail_after(10):
+            await following.informer.synced.wait()
+        tasks.cancel_scope.cancel()
+    assert len(following.informer.objects) == 700
+    assert following.errors == [error, error]
+    assert len(following.told) == 700
+    assert following.causes == []
+
+
+async def test_pauses_grow_and_the_servers_wish_is_followed() -> None:
+    """Backoff doubles from try to try; Retry-After stands above it."""
+    wish = Fault(UnavailableError("busy", retry_after=7.0))
+    cluster = FaultyCluster(memory_cluster(), scripted(*[unavailable()] * 4, wish, verbs=["list"]))
+    following = Following(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        await following.informer.synced.wait()
+        tasks.cancel_scope.cancel()
+    first, second, third, fourth, last = following.clock.slept
+    assert first < second < third < fourth
+    assert last == 7.0
+
+
+async def test_bookmarks_move_the_point_of_resumption() -> None:
+    """A quiet selection survives a history that others fill, even if the connection breaks then."""
+    inner = EmbeddedCluster.in_memory(history=50, bookmark_seconds=0.01)
+    cluster = FaultyCluster(inner, lambda _: None)
+    following = Following(cluster, labels="mine=yes")
+    bookmarked = anyio.Event()
+
+    def after_bookmark(call: object) -> Fault | None:
+        if getattr(call, "verb", "") == "notice" and len(inner_names) == 200:
+            bookmarked.set()
+            cluster.plan = lambda _: None
+            return unavailable(after=True)
+        return None
+
+    inner_names: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        await following.informer.synced.wait()
+        cluster.plan = after_bookmark
+        for number in range(200):
+            await inner.create(rule(f"other{number}"))
+            inner_names.append(f"other{number}")
+        with anyio.fail_after(10):
+            await bookmarked.wait()
+        await inner.create(rule("mine", labels={"mine": "yes"}))
+        await following.until(("ADDED", "mine"))
+        tasks.cancel_scope.cancel()
+    assert following.causes == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_under_random_faults_it_ends_at_the_truth(seed: int) -> None:
+    """Broken lists, broken watches and lost history in any order: the state told is in the end the state stored."""
+    dice = random.Random(seed)
+    inner = memory_cluster(history=40)
+
+    def plan(call: object) -> Fault | None:
+        if getattr(call, "verb", "") not in ("list", "notice") or dice.random() > 0.2:
+            return None
+        if dice.random() < 0.3:
+            return Fault(GoneError("too old"))
+        return unavailable(after=dice.random() < 0.5)
+
+    faulty: Plan = plan
+    cluster = FaultyCluster(inner, faulty)
+    following = Following(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        for step in range(300):
+            name = f"r{dice.randrange(8)}"
+            stored = names((await inner.list(SigmaRule)).items)
+            if name not in stored:
+                await inner.create(rule(name))
+            elif dice.random() < 0.4:
+                await inner.delete(SigmaRule, name)
+            else:
+                await inner.patch_status(SigmaRule, name, {"matchCount": step + 1})
+        await inner.create(rule("end"))
+        await following.until(("ADDED", "end"))
+        tasks.cancel_scope.cancel()
+    items, _ = await list_all(inner, SigmaRule)
+    assert following.state == {item.metadata.name: item.metadata.resource_version for item in items}
+    assert cluster.faults
