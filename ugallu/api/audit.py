@@ -46,25 +46,28 @@ class AuditResponse(msgspec.Struct, frozen=True, gc=False):
 
 
 class AuditRecord(msgspec.Struct, frozen=True, gc=False, rename="camel"):
-    """One audit event. Raw parts are `EMPTY` when absent; `null` on the wire is `b"null"`."""
+    """One audit event. Raw parts are `EMPTY` when absent; `null` on the wire is `b"null"`.
 
-    verb: str = ""
-    stage: str = ""
-    object_ref: AuditObject | None = None
+    The fields stand in the order in which an API server writes them: msgspec then finds each at once.
+    """
+
     level: str = ""
     audit_id: str = msgspec.field(default="", name="auditID")
+    stage: str = ""
     request_uri: str = msgspec.field(default="", name="requestURI")
-    user_agent: str = ""
+    verb: str = ""
     user: msgspec.Raw = EMPTY
     impersonated_user: msgspec.Raw = EMPTY
     source_ips: msgspec.Raw = msgspec.field(default=EMPTY, name="sourceIPs")
+    user_agent: str = ""
+    object_ref: AuditObject | None = None
     response_status: msgspec.Raw = EMPTY
     request_object: msgspec.Raw = EMPTY
     response_object: msgspec.Raw = EMPTY
-    annotations: msgspec.Raw = EMPTY
-    authentication_metadata: msgspec.Raw = EMPTY
     request_received_timestamp: str = ""
     stage_timestamp: str = ""
+    annotations: msgspec.Raw = EMPTY
+    authentication_metadata: msgspec.Raw = EMPTY
 
     @property
     def seen_at(self) -> dt.datetime:
