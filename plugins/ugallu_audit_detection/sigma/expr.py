@@ -14,7 +14,7 @@ import msgspec
 
 from ugallu_audit_detection.sigma.pattern import Network, Pattern, TextTest, any_network, any_pattern, any_regex
 from ugallu_audit_detection.sigma.values import number_of, text_of
-from ugallu_audit_detection.sigma.view import RecordView
+from ugallu_audit_detection.sigma.view import Clues, RecordView
 
 Holds = Callable[[RecordView], bool]
 ValueTest = Callable[[Any], bool]
@@ -440,47 +440,30 @@ def _built_atom(atom: Atom) -> Holds:
     return _guarded(atom, holds)
 
 
-_BYTES: dict[Part, tuple[str, Callable[[RecordView], bytes]]] = {
-    Part.REQUEST: ("request_object", lambda view: view.request_bytes),
-    Part.RESPONSE: ("response_object", lambda view: view.response_bytes),
-    Part.EFFECTIVE: ("effective", lambda view: view.both_bytes),
-}
-"""Body -> the name under which a view keeps it once decoded, and its bytes."""
-
-
 def _guarded(atom: Atom, holds: Holds) -> Holds:
-    """Return `holds`, asked only if the bytes of the body hold what a hit would leave in them.
+    r"""Return `holds`, asked only if the bytes of the body hold what a hit would leave in them.
 
-    A search costs a fiftieth of decoding. Whatever could spell the same in other bytes (`\\u` escapes, for folded text
-    also anything beyond ASCII) means that the body is decoded.
+    Searching costs a fifth of decoding, and is done once for all rules that look for the same. Whatever could spell the
+    same in other bytes (`\u` escapes, for folded text also anything beyond ASCII) means that the body is decoded.
     """
-    if not atom.field.clue or atom.part not in _BYTES:
+    clue, test = atom.field.clue, atom.test
+    body = _CLUES.get(atom.part)
+    if not clue or body is None:
         return holds
-    decoded, raw = _BYTES[atom.part]
-    clue = atom.field.clue
-    pieces, fold = (pieces_of(atom.test.patterns), atom.test.fold) if isinstance(atom.test, Texts) else ((), False)
-    if fold:
-        pieces = tuple(piece.lower() for piece in pieces) if all(piece.isascii() for piece in pieces) else ()
-
-    def guarded(view: RecordView) -> bool:
-        if decoded not in view.__dict__:
-            body = raw(view)
-            if b"\\u" not in body:
-                if clue not in body:
-                    return False
-                if pieces and not (fold and not body.isascii()):
-                    if fold:
-                        body = body.lower()
-                    for piece in pieces:
-                        if piece in body:
-                            break
-                    else:
-                        return False
-        return holds(view)
-
-    return guarded
+    pieces = pieces_of(test.patterns) if isinstance(test, Texts) and not test.fold else ()
+    # One piece is cheaper to search than the body is to decode; several are not.
+    clues = (clue, *pieces) if len(pieces) == 1 else (clue,)
+    if len(clues) == 1:
+        return lambda view: not body(view).lacks(clue) and holds(view)
+    piece = clues[1]
+    return lambda view: not body(view).lacks(clue) and not body(view).lacks(piece) and holds(view)
 
 
+_CLUES: dict[Part, Callable[[RecordView], Clues]] = {
+    Part.REQUEST: lambda view: view.request_clues,
+    Part.RESPONSE: lambda view: view.response_clues,
+    Part.EFFECTIVE: lambda view: view.effective_clues,
+}
 _BREAKS = re.compile(r"""[\x00-\x1f\x7f"{}\[\],:/\\]""")
 _NUMERIC = frozenset("0123456789+-.eEinf")
 

@@ -4,10 +4,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from ugallu_audit_detection.sigma.expr import Check, Field, Part, Shape
 from ugallu_audit_detection.sigma.objects import containers
 from ugallu_audit_detection.sigma.path import Path, Step, Walk, crossing, walk
+from ugallu_audit_detection.sigma.peek import peek, peek_crossing
 from ugallu_audit_detection.sigma.view import DECISION, RecordView
+
+Glance = Callable[[bytes], list[Any]]
 
 VERB = Field("verb", Part.KEY, Shape.TEXT, lambda view: view.record.verb)
 STAGE = Field("stage", Part.KEY, Shape.TEXT, lambda view: view.record.stage)
@@ -109,13 +114,16 @@ def body_path(part: Part, path: Path) -> Field:
     """The values at a native path in one of the bodies."""
     name, body = _BODIES[part]
     clue = _clue(path.steps, part)
-    return _body_field(f"{name} {path.text}", part, _rooted(part, path.root, body), walk(path.steps), clue)
+    glance = (lambda: peek(path.steps)) if path.root == "$" and part in _RAW else None
+    return _body_field(
+        f"{name} {path.text}", part, _rooted(part, path.root, body), walk(path.steps), clue=clue, glance=glance
+    )
 
 
 def pod_path(root: str, steps: tuple[Step, ...], name: str) -> Field:
     """The values below `$pod` or `$ctr` in the effective object."""
     body = _rooted(Part.EFFECTIVE, root, _BODIES[Part.EFFECTIVE][1])
-    return _body_field(name, Part.EFFECTIVE, body, walk(steps), _clue(steps, Part.EFFECTIVE))
+    return _body_field(name, Part.EFFECTIVE, body, walk(steps), clue=_clue(steps, Part.EFFECTIVE))
 
 
 def dotted_path(part: Part, segments: tuple[str, ...], *, leaves: bool = True) -> Field:
@@ -124,7 +132,8 @@ def dotted_path(part: Part, segments: tuple[str, ...], *, leaves: bool = True) -
     text = ".".join((name, *segments)) + ("" if leaves else " itself")
     last = segments[-1] if segments else ""
     clue = f'{last}"'.encode() if _PLAIN_KEY(last) else b""  # a key with dots of its own may end in the last segment
-    return _body_field(text, part, body, crossing(segments, leaves=leaves), clue)
+    glance = (lambda: peek_crossing(segments)) if leaves and 0 < len(segments) <= 6 else None
+    return _body_field(text, part, body, crossing(segments, leaves=leaves), clue=clue, glance=glance)
 
 
 def authentication(segments: tuple[str, ...], *, leaves: bool = True) -> Field:
@@ -159,15 +168,48 @@ def _rooted(part: Part, root: str, body: Callable[[RecordView], Any]) -> Callabl
     return lambda view: containers(pod(view))
 
 
-def _body_field(name: str, part: Part, body: Callable[[RecordView], Any], look: Walk, clue: bytes) -> Field:
+_RAW: dict[Part, tuple[str, Callable[[RecordView], bytes]]] = {
+    Part.REQUEST: ("request_object", lambda view: view.request_clues.body),
+    Part.RESPONSE: ("response_object", lambda view: view.response_clues.body),
+}
+"""Body -> the name under which a view keeps it once decoded, and its bytes."""
+MAX_GLANCES = 2
+"""Paths that are read from the bytes of one record; with more, decoding the whole body is cheaper."""
+
+
+def _body_field(
+    name: str,
+    part: Part,
+    body: Callable[[RecordView], Any],
+    look: Walk,
+    *,
+    clue: bytes,
+    glance: Callable[[], Glance] | None = None,
+) -> Field:
+    """Make the field. `glance` makes the reader of bytes, and only at first use: that costs more than compiling."""
+    glancing: Glance | None = None
+
     def read(view: RecordView) -> list[Any]:
+        nonlocal glancing
         found = view.found
         if found is None:
             found = view.found = {}
         values = found.get(name)
-        if values is None:
-            document = body(view)
-            values = found[name] = look(document) if document is not None else []
+        if values is not None:
+            return values
+        if glance is not None and len(found) < MAX_GLANCES:
+            decoded, raw = _RAW[part]
+            if decoded not in view.__dict__:
+                if glancing is None:
+                    glancing = glance()
+                try:
+                    values = found[name] = glancing(raw(view))
+                except (msgspec.DecodeError, RecursionError):
+                    pass
+                else:
+                    return values
+        document = body(view)
+        values = found[name] = look(document) if document is not None else []
         return values
 
     return Field(name, part, Shape.VALUES, read, clue)

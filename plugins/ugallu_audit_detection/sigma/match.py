@@ -1,7 +1,7 @@
 """Matcher: a set of compiled rules that finds, for one audit record, those it is about.
 
-Two steps make it fast. What a record asks (verb, stage, API group, resource, subresource) selects rules by bit masks, and
-conditions on that are settled once. Who asks is the other thing that repeats: the same few callers make all requests, so
+Two steps make it fast. What a record asks for (verb, stage, API group, resource, subresource) selects rules by bit
+masks, and conditions on that are settled once. Who asks repeats as well, because few callers make all requests, so
 conditions on the caller are settled once per caller and kind of request. What is left of most rules is nothing, and of
 the others a look at a name, a status or a body. Bodies are decoded when such a rest asks, once.
 """

@@ -315,7 +315,7 @@ def test_invented_sigma_rules_agree_with_the_reference(
 
 @pytest.mark.parametrize("language", ["native", "sigma"])
 def test_both_languages_agree_on_the_incident(language: str) -> None:
-    """The same 40 rules in both languages find what the reference finds in the recorded incident."""
+    """The same 80 rules in both languages find what the reference finds in the recorded incident."""
     import gzip
     import sys
 
@@ -325,7 +325,7 @@ def test_both_languages_agree_on_the_incident(language: str) -> None:
         from make_rules import make, sigma_stream
     finally:
         sys.path.pop(0)
-    objects, documents = make(40)
+    objects, documents = make(80)
     if language == "native":
         rules = [native(each["spec"]["match"], str(i)) for i, each in enumerate(objects)]
     else:
