@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from ugallu.sdk import AuditRecord, Finding, Metrics, PermanentError, Subject
+from ugallu.sdk import CATALOGUE, AuditRecord, ExternalKind, Finding, Metrics, PermanentError, Subject, external
 from ugallu_audit_detection.arming import RECEIVED, Armed
 from ugallu_audit_detection.levels import Levels
 from ugallu_audit_detection.limiter import Limiter
@@ -182,8 +182,8 @@ class Engine:
         tally = self.tallies.of(rule.name)
         if not self._limiter.allows(rule.name, now):
             self._dropped[RATE] += 1
-            tally.limited += 1
-            return None
+            count = tally.limit(now)
+            return self._limited(rule, case, count) if count else None
         finding = Finding(
             type=rule.type,
             about=case.about,
@@ -202,6 +202,23 @@ class Engine:
         if record.stage in _UNFINISHED:
             self._started.note(fact, now)
         return finding
+
+    def _limited(self, rule: Armed, case: Case, count: int) -> Finding:
+        """A limiter that drops in silence would hide whoever floods a noisy rule: it says so, and is counted too."""
+        self._matched += 1
+        return Finding(
+            type=CATALOGUE["SourceRateLimited"],
+            about=external(ExternalKind.ENDPOINT, "ugallu-audit-detection", source="ugallu"),
+            key=msgspec.json.encode((RATE, rule.name)).decode(),
+            signals={
+                "reason": RATE,
+                "dropped": str(count),
+                "limited.rule": rule.name,
+                "limited.type": rule.type.name,
+                "audit.id": case.base.get("audit.id", ""),
+            },
+            detected_at=case.seen_at,
+        )
 
     # What a restart must not lose
 
@@ -235,5 +252,5 @@ class Engine:
         self._started.restore(kept.started)
 
     def books(self) -> Mapping[str, int]:
-        """Return `matched` (a rule and a request, whatever the stage) and `dropped.<reason>`."""
+        """Return `matched` (rule and request, whatever the stage; reports of limiters too) and `dropped.<reason>`."""
         return {"matched": self._matched, **{f"dropped.{why}": count for why, count in self._dropped.items()}}

@@ -1,10 +1,14 @@
 """What each rule has seen in its life: kept through every edit of the rule, in checkpoints, and in its status."""
 
 import datetime as dt
+from typing import Final
 
 import msgspec
 
 from ugallu.sdk import Metrics, SigmaRuleStatus, utc_seconds
+
+REPORT_EVERY: Final = 60.0
+"""Seconds of event time between two reports about one rule's limiter."""
 
 
 class Tally(msgspec.Struct, array_like=True):
@@ -18,12 +22,25 @@ class Tally(msgspec.Struct, array_like=True):
     base_last: dt.datetime | None = None
     uid: str = ""
     """Of the rule: another one of the same name begins anew."""
+    told: float | None = None
+    """When drops by the limiter were last reported, in seconds of event time."""
+    untold: int = 0
+    """Drops since then."""
 
     def hit(self, when: dt.datetime) -> None:
         """Count a match that became a finding."""
         self.matched += 1
         if self.last is None or when > self.last:
             self.last = when
+
+    def limit(self, now: float) -> int:
+        """Count a match that the limiter drops; return how many to report now, which is at most once a minute."""
+        self.limited += 1
+        self.untold += 1
+        if self.told is not None and abs(now - self.told) < REPORT_EVERY:
+            return 0
+        count, self.told, self.untold = self.untold, now, 0
+        return count
 
     def adopt(self, uid: str, status: SigmaRuleStatus) -> None:
         """Count on from this status, unless we already do."""
@@ -84,9 +101,10 @@ class Tallies:
         for rule, tally in self._tallies.items():
             then = kept.get(rule)
             if then is None or (tally.uid and then.uid and then.uid != tally.uid):
-                tally.matched, tally.limited, tally.last = 0, 0, None
+                tally.matched, tally.limited, tally.last, tally.told, tally.untold = 0, 0, None, None, 0
                 continue
             tally.matched, tally.limited, tally.last = then.matched, then.limited, then.last
+            tally.told, tally.untold = then.told, then.untold
             if then.base_matched is not None:
                 tally.base_matched, tally.base_limited, tally.base_last = (
                     then.base_matched,

@@ -38,8 +38,17 @@ def at(second: float, **changes: Any) -> AuditRecord:
     return audit_record(**{"requestReceivedTimestamp": stamp, "stageTimestamp": stamp, **changes})
 
 
-def run(made: Engine, records: Sequence[AuditRecord]) -> list[Finding]:
+def everything(made: Engine, records: Sequence[AuditRecord]) -> list[Finding]:
     return [finding for _, finding in made.inspect_batch(records)]
+
+
+def is_report(finding: Finding) -> bool:
+    return finding.type.name == "SourceRateLimited"
+
+
+def run(made: Engine, records: Sequence[AuditRecord]) -> list[Finding]:
+    """What rules say, without what the engine says of their limiters."""
+    return [finding for finding in everything(made, records) if not is_report(finding)]
 
 
 def test_the_engine_is_a_batch_detector_that_keeps() -> None:
@@ -254,6 +263,18 @@ def test_a_burst_is_limited_by_the_events_own_time() -> None:
     assert made.tallies.of("pod-read").totals()[:2] == (3, 7)
 
 
+def test_a_limiter_says_that_it_drops() -> None:
+    """At once, then at most once a minute with what has come since; never in silence, and in the books."""
+    made = engine(armed(rateLimit={"burst": 1, "sustainedPerSec": 1}))
+    made.inspect(at(0))
+    reports = [f for f in everything(made, [at(0)] * 30 + [at(59)] * 30 + [at(61)] * 30) if is_report(f)]
+    assert [f.signals["dropped"] for f in reports] == ["1", "59"]
+    assert {f.signals["limited.rule"] for f in reports} == {"pod-read"}
+    books = made.books()
+    assert books["matched"] == 91 + len(reports)
+    assert books["dropped.rule_rate_limit"] == 91 - made.tallies.of("pod-read").matched
+
+
 def test_a_flood_that_is_limited_makes_no_repeat() -> None:
     """A match that the limiter drops was not reported, so the next one is no repeat of it."""
     made = engine(armed(rateLimit={"burst": 1, "sustainedPerSec": 1}, suppress={"window": "10m"}))
@@ -384,13 +405,13 @@ events = st.builds(
 def test_the_same_events_give_the_same_findings(stream: list[AuditRecord], cuts: list[tuple[int, bool]]) -> None:
     """Cut into whatever batches, restarted at whatever edge from a checkpoint, late events included."""
     whole = engine(*RULES)
-    expected = run(whole, stream)
+    expected = everything(whole, stream)
     made = engine(*RULES)
     got: list[Finding] = []
     rest = stream
     for size, restart in [*cuts, (len(stream) or 1, False)]:
         batch, rest = rest[:size], rest[size:]
-        got += run(made, batch)
+        got += everything(made, batch)
         if restart:
             state = made.snapshot()
             made = engine(*reversed(RULES))
@@ -401,7 +422,9 @@ def test_the_same_events_give_the_same_findings(stream: list[AuditRecord], cuts:
     assert books["matched"] == len(expected) + sum(
         count for name, count in books.items() if name.startswith("dropped.")
     )
-    assert sum(whole.tallies.of(rule.name).totals()[0] for rule in RULES) == len(expected)
+    assert sum(whole.tallies.of(rule.name).totals()[0] for rule in RULES) == sum(
+        not is_report(finding) for finding in expected
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -409,5 +432,5 @@ def test_the_same_events_give_the_same_findings(stream: list[AuditRecord], cuts:
 def test_one_by_one_is_the_same_as_together(stream: list[AuditRecord]) -> None:
     """The slow road, which the worker takes after an error, leads to the same place."""
     whole, single = engine(*RULES), engine(*RULES)
-    assert [f for record in stream for f in single.inspect(record)] == run(whole, stream)
+    assert [f for record in stream for f in single.inspect(record)] == everything(whole, stream)
     assert single.snapshot() == whole.snapshot()
