@@ -4,12 +4,16 @@ A source that can be rewound (its batches carry `resume`) waits for the slowest 
 drop its oldest batch, counted by source. Closing the bus is how subscribers learn that there is no more.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from ugallu.api.observation import Batch, Observation
 
 O = TypeVar("O", bound=Observation)  # noqa: E741 - the type of an observation
 O_co = TypeVar("O_co", bound=Observation, covariant=True)
+
+Publish = Callable[[Batch[Any]], Awaitable[None]]
+"""How a source offers a batch: `Bus.publish` with its type filled in."""
 
 
 class Subscription(Protocol[O_co]):

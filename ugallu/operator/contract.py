@@ -1,14 +1,15 @@
 """The shapes of a plug-in: an Operator declares, and builds Parts. Detectors, sources and reconcilers are Protocols."""
 
 import enum
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from ugallu.api.catalog import EventType
 from ugallu.api.meta import Config, Resource
-from ugallu.api.observation import Batch, Checkpoint, Finding, Observation
+from ugallu.api.observation import Checkpoint, Finding, Observation
+from ugallu.bus.port import Publish
 from ugallu.cluster.port import Key
 from ugallu.errors import PermanentError
 from ugallu.operator.platform import Platform
@@ -17,7 +18,10 @@ C = TypeVar("C", bound=Config)
 O_contra = TypeVar("O_contra", bound=Observation, contravariant=True)
 R_contra = TypeVar("R_contra", bound=Resource, contravariant=True)
 
-Publish = Callable[[Batch[Any]], Awaitable[None]]
+__all__ = [
+    "After", "BatchDetector", "Detector", "Grant", "Keeps", "Operator", "Parts", "Placement", "Publish", "Reconciler",
+    "Service", "Source",
+]  # fmt: skip
 
 
 class Source(Protocol):

@@ -18,11 +18,11 @@ import msgspec
 
 from ugallu.api.audit import AuditRecord
 from ugallu.api.observation import Batch, Checkpoint
+from ugallu.bus.port import Publish
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError
 from ugallu.logs import Logger
 from ugallu.metrics import Metrics
-from ugallu.operator.contract import Publish
 from ugallu.settings import AuditSettings
 from ugallu.sources import place as places
 from ugallu.sources.audit_decode import AuditDecoder, Rejected

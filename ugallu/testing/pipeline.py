@@ -8,8 +8,8 @@ import anyio
 import msgspec
 
 from ugallu.api.observation import Batch, Checkpoint, Finding
+from ugallu.bus.port import Publish
 from ugallu.emit.port import Origin
-from ugallu.operator.contract import Publish
 
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
