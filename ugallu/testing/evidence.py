@@ -55,8 +55,9 @@ class LocalEvidence:
         return trusted_root.write([self.log.trusted_root])
 
     def close(self) -> None:
-        """Let another one open the log."""
+        """Let another one open log and store."""
         self.log.close()
+        self.store.close()
 
 
 def open_evidence(folder: Path, clock: Clock | None = None) -> LocalEvidence:

@@ -1,9 +1,12 @@
 """Evidence in a directory: create-only, durable, digest and retention recorded beside every object.
 
 Nothing but our own code enforces the retention (`Lock.PROCESS`): whoever owns the disk can delete. Layout below the
-root: `objects/<key>` is the content, `records/<key>.json` what is recorded of it.
+root: `objects/<key>` is the content, `records/<key>.json` what is recorded of it, `ahead` what was acknowledged and may
+not have reached its own files yet. One sync of that file makes a whole batch durable; the files follow at leisure,
+which costs little once the kernel has written them by itself, and nothing for what was dropped by then.
 """
 
+import contextlib
 import datetime as dt
 import errno
 import hashlib
@@ -18,12 +21,16 @@ from anyio import to_thread
 
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
-from ugallu.evidence.files import Aside, make_directory, sync_directory, write_durably
+from ugallu.evidence.files import Aside, make_directory, sync_directory, sync_file, write_durably
 from ugallu.evidence.ports import IntegrityError, Lock, Stored
+from ugallu.evidence.stores.ahead import WriteAhead
 
 STAGING: Final = "staging/"
 MAX_KEY: Final = 512
+SETTLE_BYTES: Final = 64 << 20
+"""Size of the write-ahead file at which the files behind it are synced."""
 
+_ASK: Final = "keep the disk as it is and find out who changed it"
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 T = TypeVar("T")
@@ -36,22 +43,25 @@ class _Record(msgspec.Struct, frozen=True, rename="camel"):
     until: dt.datetime | None = None
 
 
+class _Frame(msgspec.Struct, frozen=True, array_like=True):
+    """What the write-ahead file says of a key; without a record: dropped."""
+
+    key: str
+    content: bytes = b""
+    record: _Record | None = None
+
+
 class _Put:
     """One put under way, and what came of it."""
 
-    __slots__ = ("content", "error", "files", "key", "record", "stored")
+    __slots__ = ("content", "error", "key", "record", "stored")
 
     def __init__(self, key: str, content: bytes, record: _Record) -> None:
         self.key = key
         self.content = content
         self.record = record
-        self.files: list[tuple[Aside, Path]] = []
         self.stored: Stored | None = None
         self.error: OSError | UgalluError | None = None
-
-    @property
-    def is_staging(self) -> bool:
-        return self.key.startswith(STAGING)
 
     @property
     def over(self) -> bool:
@@ -59,13 +69,37 @@ class _Put:
 
 
 class DirectoryStore:
-    """An `EvidenceStore` on a local disk. Puts that come while others are under way share their syncs."""
+    """An `EvidenceStore` on a local disk: any number of readers, one process that writes."""
 
     def __init__(self, root: Path, clock: Clock) -> None:
         self._root = root.absolute()
         self._clock = clock
         self._turn = anyio.Lock()
         self._puts: list[_Put] = []
+        self._ahead: WriteAhead | None = None
+        self._unsynced: dict[Path, None] = {}
+
+    def open(self) -> None:
+        """Become the one that writes, and complete what a crash cut short; the first `put` does it otherwise.
+
+        Raises `RefusedError` when another process writes, `TransientError` when the disk refuses.
+        """
+        if self._ahead is None:
+            try:
+                self._ahead = self._recover()
+            except OSError as error:
+                raise self._translated(error, "ahead") from error
+
+    def close(self) -> None:
+        """Bring every file to the disk and let another process write."""
+        if self._ahead is not None:
+            try:
+                self._settle(self._ahead)
+            except OSError as error:
+                raise self._translated(error, "ahead") from error
+            finally:
+                self._ahead.close()
+                self._ahead = None
 
     @property
     def endpoint(self) -> str:
@@ -109,53 +143,105 @@ class DirectoryStore:
     async def drop(self, key: str) -> None:
         """Remove a key whose retention has ended; a missing one is no error."""
         check_key(key)
-        await self._in_thread(lambda: self._drop(key), key)
+        async with self._turn:
+            await self._in_thread(lambda: self._drop(key), key)
 
     def _put_all(self, puts: Sequence[_Put]) -> None:
-        """Write all aside, sync all, name all, sync the directories: each put ends with its own outcome.
-
-        A crash may leave one of the two files of a put; the put that comes again finds it and adds the other.
-        """
-        synced: set[Path] = set()
-
-        def sync_names(put: _Put) -> None:
-            for _, path in put.files:
-                if path.parent not in synced:
-                    sync_directory(path.parent)
-                    synced.add(path.parent)
-
-        for step in (self._write, _sync, self._name, sync_names):
-            for put in puts:
-                if put.error is None:
-                    try:
-                        step(put)
-                    except (OSError, UgalluError) as error:
-                        put.error = error
+        """Put all with one sync; each ends with its own outcome."""
+        fresh: list[_Put] = []
         for put in puts:
-            for aside, _ in put.files:
-                aside.discard()
-            if put.error is None:
-                put.stored = self._stored(put.key, put.record)
-
-    def _write(self, put: _Put) -> None:
-        for path, content in ((self._record_path(put.key), _encode(put.record)), (self._object(put.key), put.content)):
-            make_directory(path.parent)
-            put.files.append((Aside(path, content), path))
-
-    def _name(self, put: _Put) -> None:
-        (record, _), (content, path) = put.files
-        if put.is_staging:
-            record.replace()
-            content.replace()
+            try:
+                if self._is_new(put):
+                    fresh.append(put)
+            except (OSError, UgalluError) as error:
+                put.error = error
+        try:
+            self.open()
+            assert self._ahead is not None
+            if fresh:
+                self._ahead.append(msgspec.msgpack.encode(_Frame(put.key, put.content, put.record)) for put in fresh)
+        except (OSError, UgalluError) as error:
+            for put in fresh:
+                put.error = error
             return
+        for put in fresh:
+            try:
+                self._place(put.key, put.content, put.record)
+                put.stored = self._stored(put.key, put.record)
+            except (OSError, UgalluError) as error:
+                put.error = error
+        if self._ahead.size > SETTLE_BYTES:
+            # It holds the content until then: failing to settle loses nothing.
+            with contextlib.suppress(OSError):
+                self._settle(self._ahead)
+
+    def _is_new(self, put: _Put) -> bool:
+        """Tell whether there is something to write; settles the put if its content is there already."""
+        if put.key.startswith(STAGING) or self._record(put.key) is None:
+            return True
+        put.record = self._same(put.key, put.record)
+        if not self._object(put.key).exists():
+            return True
+        put.stored = self._stored(put.key, put.record)
+        return False
+
+    def _place(self, key: str, content: bytes, record: _Record) -> None:
+        """Write record and content into their own files; only names in staging may be taken already."""
+        for path, written in ((self._record_path(key), _encode(record)), (self._object(key), content)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = Aside(path, written)
+            try:
+                if key.startswith(STAGING):
+                    aside.replace()
+                else:
+                    aside.create()
+            except FileExistsError:
+                if path.read_bytes() != written:
+                    raise IntegrityError("the key already holds other content", where=key, fix=_ASK) from None
+            finally:
+                aside.discard()
+            self._unsynced[path] = None
+
+    def _settle(self, ahead: WriteAhead) -> None:
+        """Make the files durable, so that the write-ahead file may begin again."""
+        directories: dict[Path, None] = {}
+        for path in self._unsynced:
+            with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
+                sync_file(path)
+            parent = path.parent
+            while parent not in directories and parent != self._root.parent:
+                directories[parent] = None
+                parent = parent.parent
+        for directory in directories:
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(directory)
+        ahead.clear()
+        self._unsynced.clear()
+
+    def _recover(self) -> WriteAhead:
+        make_directory(self._root)
+        ahead = WriteAhead(self._root / "ahead")
         try:
-            record.create()
-        except FileExistsError:
-            put.record = self._same(put.key, put.record)
+            last = {frame.key: frame for frame in (_decode(content) for content in ahead.read())}
+            for key, frame in last.items():
+                if frame.record is None:
+                    self._remove(key)
+                    continue
+                # What reached its file before the crash stays; what is cut or missing is written again.
+                if self._held(key) != frame.content:
+                    self._remove(key)
+                    self._place(key, frame.content, frame.record)
+            self._settle(ahead)
+        except BaseException:
+            ahead.close()
+            raise
+        return ahead
+
+    def _held(self, key: str) -> bytes | None:
         try:
-            content.create()
-        except FileExistsError:
-            self._check(put.key, path.read_bytes(), put.record)
+            return self._get(key)
+        except PermanentError:
+            return None
 
     def _same(self, key: str, record: _Record) -> _Record:
         """Check that the key already holds this very content, and extend its retention if asked."""
@@ -163,7 +249,7 @@ class DirectoryStore:
         if old is None:
             raise TransientError("the record went away while it was read", where=key)
         if (old.sha256, old.size) != (record.sha256, record.size):
-            raise IntegrityError("the key already holds other content", where=key, fix="find out who wrote it")
+            raise IntegrityError("the key already holds other content", where=key, fix=_ASK)
         if record.until is None or (old.until is not None and old.until >= record.until):
             return old
         later = msgspec.structs.replace(old, until=record.until)
@@ -188,15 +274,23 @@ class DirectoryStore:
             raise IntegrityError(
                 "the content is not what was recorded",
                 where=key,
-                fix="keep the disk as it is and find out who changed it",
+                fix=_ASK,
             )
 
     def _drop(self, key: str) -> None:
         record = self._record(key)
         if record is not None and record.until is not None and record.until > self._clock.now():
             raise RefusedError(f"kept until {record.until.isoformat()}", where=key)
-        self._object(key).unlink(missing_ok=True)
-        self._record_path(key).unlink(missing_ok=True)
+        self.open()
+        assert self._ahead is not None
+        # Not synced: a drop that a crash forgets leaves something to drop again.
+        self._ahead.append([msgspec.msgpack.encode(_Frame(key))], sync=False)
+        self._remove(key)
+
+    def _remove(self, key: str) -> None:
+        for path in (self._object(key), self._record_path(key)):
+            path.unlink(missing_ok=True)
+            self._unsynced.pop(path, None)
 
     def _record(self, key: str) -> _Record | None:
         try:
@@ -242,9 +336,8 @@ def check_key(key: str) -> None:
         raise PermanentError(f"{key[:80]!r} is no safe key", where="evidence store")
 
 
-def _sync(put: _Put) -> None:
-    for aside, _ in put.files:
-        aside.sync()
+def _decode(content: bytes) -> _Frame:
+    return msgspec.msgpack.decode(content, type=_Frame)
 
 
 def _sha256(content: bytes) -> str:

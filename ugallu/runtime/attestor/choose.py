@@ -54,16 +54,19 @@ def local(folder: Path, platform: Platform) -> Ports:
     log = TileLog(folder / "log", log_key, folder / "keys" / "log.witness", platform.clock)
     with contextlib.ExitStack() as undo:
         undo.callback(log.close)
+        store = DirectoryStore(folder / "store", platform.clock)
+        store.open()
+        undo.callback(store.close)
         root = trusted_root.write([log.trusted_root])
         make_directory(folder)
         write_durably(folder / ROOT_FILE, root)
         write_durably(folder / KEY_FILE, keys.to_pem(key.public))
-        undo.pop_all()
+        close = undo.pop_all().close
     return Ports(
         signer=LocalSigner(key),
         log=log,
-        store=DirectoryStore(folder / "store", platform.clock),
+        store=store,
         key=key.public,
         root=trusted_root.read(root),
-        close=log.close,
+        close=close,
     )

@@ -1,0 +1,68 @@
+"""A write-ahead file: what it holds is durable after one sync, however many files it will become.
+
+A frame is its length (4 bytes, big-endian), the SHA-256 of its content, and the content. Reading ends at the first
+frame that is cut or garbled: it was never acknowledged.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from ugallu.errors import RefusedError
+from ugallu.evidence.files import sync_directory
+
+_HEAD: Final = 4 + 32
+MAX_FRAME: Final = 1 << 30
+
+
+class WriteAhead:
+    """One process at a time; raises `OSError` when the disk refuses, and then has appended nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._handle)
+            raise RefusedError("another process writes to this store", where=str(path), fix="stop it first") from error
+        sync_directory(path.parent)
+        self.size = 0
+
+    def read(self) -> Iterator[bytes]:
+        """Yield the frames in order; afterwards `append` goes on behind the last good one."""
+        self.size = 0
+        while True:
+            head = os.pread(self._handle, _HEAD, self.size)
+            length = int.from_bytes(head[:4])
+            if len(head) < _HEAD or not 0 < length <= MAX_FRAME:
+                return
+            content = os.pread(self._handle, length, self.size + _HEAD)
+            if len(content) != length or hashlib.sha256(content).digest() != head[4:]:
+                return
+            self.size += _HEAD + length
+            yield content
+
+    def append(self, frames: Iterable[bytes], *, sync: bool = True) -> None:
+        """Append, and make durable unless told that it does not matter."""
+        content = b"".join(len(frame).to_bytes(4) + hashlib.sha256(frame).digest() + frame for frame in frames)
+        at, rest = self.size, memoryview(content)
+        while rest:
+            # Behind the last good frame: what a failed append left there is overwritten.
+            written = os.pwrite(self._handle, rest, at)
+            at, rest = at + written, rest[written:]
+        if sync:
+            os.fdatasync(self._handle)
+        self.size = at
+
+    def clear(self) -> None:
+        """Begin again: everything in it is durable elsewhere."""
+        os.ftruncate(self._handle, 0)
+        os.fdatasync(self._handle)
+        self.size = 0
+
+    def close(self) -> None:
+        """Let another process write."""
+        os.close(self._handle)
