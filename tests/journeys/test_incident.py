@@ -26,7 +26,7 @@ STEPS: list[set[str]] = [
     {"webhook-fail-open"},
     {"long-lived-token"},
     {"port-forward-by-workload"},
-    {"sigma-5d1f8a54-6c0b-4f0e-9c43-3f1d5b8f6e21"},
+    {"events-deleted"},
 ]
 EXPLAINED = {("cluster-admin-granted", "2026-11-25T01:00:31Z")}
 """docs/incident.md, "What else fires": the set-up's own grant of cluster-admin."""
