@@ -23,13 +23,6 @@ class Lease(Resource, frozen=True, kw_only=True):
     spec: LeaseSpec = LeaseSpec()
 
 
-class ConfigMap(Resource, frozen=True, kw_only=True):
-    """`v1` ConfigMap, its text only."""
-
-    kind_info: ClassVar[Kind] = Kind("ConfigMap", "configmaps", group="", version="v1", namespaced=True)
-    data: dict[str, str] = {}
-
-
 def micro_time(moment: dt.datetime) -> dt.datetime:
     """Return the moment as a MicroTime (`acquireTime`, `renewTime`) can carry it.
 

@@ -10,6 +10,7 @@ import anyio
 from ugallu.api.meta import Resource
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.embedded import EmbeddedCluster
+from ugallu.cluster.embedded.cluster import HISTORY
 from ugallu.cluster.port import ANY, Cluster, Notice, OutdatedError, Page, Preconditions, UnavailableError
 from ugallu.errors import UgalluError
 from ugallu.testing.clock import ManualClock
@@ -22,9 +23,9 @@ VERBS = WRITES | {"get", "list", "notice"}
 """`notice` is one line of a watch."""
 
 
-def memory_cluster(clock: ManualClock | None = None, **options: Any) -> EmbeddedCluster:  # noqa: ANN401 - of EmbeddedCluster
+def memory_cluster(clock: ManualClock | None = None, *, history: int = HISTORY) -> EmbeddedCluster:
     """Return an embedded cluster in memory; its times are those of a ManualClock."""
-    return EmbeddedCluster.in_memory(clock=clock or ManualClock(), **options)
+    return EmbeddedCluster.in_memory(clock=clock or ManualClock(), history=history)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 
 import anyio.lowlevel
 import msgspec
@@ -33,12 +33,12 @@ from ugallu.cluster.port import (
     Preconditions,
     UnavailableError,
 )
+from ugallu.errors import PermanentError
 
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 
 SCHEMAS: Final[tuple[type[Resource], ...]] = (SecurityEvent, AttestationBundle, SigmaRule)
-"""The kinds whose unknown fields are pruned; another kind keeps them, and must fit its writer's Struct."""
 
 HISTORY: Final = 20_000
 """Revisions that watches and continue tokens reach back."""
@@ -47,35 +47,39 @@ _CHUNK: Final = 500
 _LOCK: Final = "cluster.lock"
 
 
+class Options(TypedDict, total=False):
+    """What may be said of a cluster when it is opened."""
+
+    clock: Clock
+    """Tells creation and deletion times."""
+    schemas: Iterable[type[Resource]]
+    """The kinds whose unknown fields are pruned; another kind keeps them, and must fit its writer's Struct."""
+    bookmark_seconds: float
+    """A watch that has been quiet so long says how far history has come."""
+    poll_seconds: float
+    """How often a reader looks whether the writer has written."""
+
+
 class EmbeddedCluster:
     """A cluster in this process; one writer a directory, any number of readers beside it."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        lock: Hold | None = None,
-        clock: Clock | None = None,
-        schemas: Iterable[type[Resource]] = SCHEMAS,
-        bookmark_seconds: float = 30.0,
-        poll_seconds: float = 0.5,
-    ) -> None:
+    def __init__(self, store: Store, *, lock: Hold | None = None, **options: Unpack[Options]) -> None:
         self._store = store
         self._reading = store.reading
         self._lock = lock
-        self._verbs = Verbs(Admission(schemas), clock or SystemClock())
-        self._bookmark_seconds = bookmark_seconds
+        self._verbs = Verbs(Admission(options.get("schemas", SCHEMAS)), options.get("clock") or SystemClock())
+        self._bookmark_seconds = options.get("bookmark_seconds", 30.0)
         self._decoders: dict[type[Resource], Callable[[bytes], Any]] = {}
         self._commits: Commits | None = None
         self._news: Hub | Poll
         if store.writing is None:
-            self._news = Poll(store.reading, poll_seconds)
+            self._news = Poll(options.get("poll_seconds", 0.5))
         else:
             self._news = self._hub = Hub(store.reading.head())
             self._commits = Commits(store.writing, self._told, inline=store.in_memory)
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False, history: int = HISTORY, **options: Any) -> Self:  # noqa: ANN401 - of __init__
+    def open(cls, path: Path, *, read_only: bool = False, history: int = HISTORY, **options: Unpack[Options]) -> Self:
         """Open the state in a directory, made if it is not there.
 
         `read_only` lists and watches while another process writes. Raises `PermanentError` when another process has the
@@ -83,16 +87,19 @@ class EmbeddedCluster:
         """
         if read_only:
             return cls(Store(path, read_only=True, history=history), **options)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = hold(path / _LOCK)
         try:
-            return cls(Store(path, history=history), lock=lock, **options)
-        except BaseException:
-            lock.release()
-            raise
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = hold(path / _LOCK)
+            try:
+                return cls(Store(path, history=history), lock=lock, **options)
+            except BaseException:
+                lock.release()
+                raise
+        except OSError as error:
+            raise PermanentError(f"cannot be opened: {error.strerror}", where=str(path), fix="check --state") from error
 
     @classmethod
-    def in_memory(cls, *, history: int = HISTORY, **options: Any) -> Self:  # noqa: ANN401 - of __init__
+    def in_memory(cls, *, history: int = HISTORY, **options: Unpack[Options]) -> Self:
         """Return a cluster that is gone when it is closed."""
         return cls(Store(None, history=history), **options)
 
@@ -137,7 +144,7 @@ class EmbeddedCluster:
             await anyio.lowlevel.checkpoint()
             self._check_open()
             # One more than asked for tells whether another page follows.
-            size = min(_CHUNK, limit + 1) if limit else _CHUNK
+            size = _CHUNK if limit <= 0 or scope.filters else min(_CHUNK, limit + 1)
             chunk = self._reading.page(
                 scope.kind, at, after=after, namespace=scope.namespace, name=scope.name, limit=size
             )
@@ -145,7 +152,7 @@ class EmbeddedCluster:
                 if not scope.holds(version):
                     after = (version.namespace, version.name)
                     continue
-                if limit and len(items) + skipped == limit:
+                if limit > 0 and len(items) + skipped == limit:
                     more = tokens.write(tokens.Token(at, *after))
                     break
                 after = (version.namespace, version.name)

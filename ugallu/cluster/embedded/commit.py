@@ -51,6 +51,8 @@ class Commits:
         self._inline = inline
         self._queue: deque[_Job[Any]] = deque()
         self._turn = anyio.Lock(fast_acquire=True)
+        # A thread of its own: writes must not stand behind other people's slow calls.
+        self._thread = anyio.CapacityLimiter(1)
 
     async def run(self, work: Callable[[Writing], T]) -> T:
         """Return what `work` returned, once it is durable; raise what it raised, or what kept the commit from disk.
@@ -80,7 +82,7 @@ class Commits:
             await anyio.lowlevel.checkpoint()
             touched = self._commit()
         else:
-            touched = await anyio.to_thread.run_sync(self._commit)
+            touched = await anyio.to_thread.run_sync(self._commit, limiter=self._thread)
         if touched:
             self._told(touched)
 

@@ -2,8 +2,6 @@
 
 import anyio
 
-from ugallu.cluster.embedded.store import Reading
-
 
 class Waiter:
     """One watch that has seen everything there was."""
@@ -61,9 +59,8 @@ class Hub:
 class Poll:
     """The same for a reader of another process's store: it looks again after a while."""
 
-    def __init__(self, reading: Reading, seconds: float) -> None:
+    def __init__(self, seconds: float) -> None:
         self.closed = False
-        self._reading = reading
         self._seconds = seconds
         self._closing = anyio.Event()
 

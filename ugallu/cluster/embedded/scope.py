@@ -38,6 +38,11 @@ class Scope:
         )
 
     @property
+    def filters(self) -> bool:
+        """Whether some objects of kind and namespace may be out of scope."""
+        return bool(self._labels or self._fields)
+
+    @property
     def by_content(self) -> bool:
         """Whether an object can come into or leave the scope by a change of its own."""
         return bool(self._labels or self._paths)

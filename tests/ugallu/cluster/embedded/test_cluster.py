@@ -313,3 +313,23 @@ async def test_a_full_disk_is_said_and_survived(tmp_path: Path) -> None:
     assert len(items) == 2 + 5 - len(errors)
     assert await cluster.get(SigmaRule, "after") == after
     await cluster.close()
+
+
+async def test_a_directory_that_cannot_be_one_is_said(tmp_path: Path) -> None:
+    """A file where the state should be is an error with the path and a way out."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermanentError, match=r"file.*cannot be opened.*--state"):
+        EmbeddedCluster.open(tmp_path / "file")
+
+
+async def test_limits_of_a_list(cluster: EmbeddedCluster) -> None:
+    """Without a limit all comes in one page; with a selection pages are full all the same."""
+    for number in range(1100):
+        await cluster.create(box(f"b{number:04}", colour="red" if number % 100 == 0 else ""))
+    assert len((await cluster.list(Box, limit=0)).items) == 1100
+    assert len((await cluster.list(Box, limit=-1)).items) == 1100
+    first = await cluster.list(Box, fields="spec.colour=red", limit=7)
+    assert len(first.items) == 7
+    rest = await cluster.list(Box, fields="spec.colour=red", limit=7, continue_token=first.continue_token)
+    assert len(rest.items) == 4
+    assert not rest.continue_token
