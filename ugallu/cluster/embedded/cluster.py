@@ -44,7 +44,6 @@ HISTORY: Final = 20_000
 """Revisions that watches and continue tokens reach back."""
 
 _CHUNK: Final = 500
-_LOCK: Final = "cluster.lock"
 
 
 class Options(TypedDict, total=False):
@@ -89,7 +88,7 @@ class EmbeddedCluster:
             return cls(Store(path, read_only=True, history=history), **options)
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = hold(path / _LOCK)
+            lock = hold(path)
             try:
                 return cls(Store(path, history=history), lock=lock, **options)
             except BaseException:

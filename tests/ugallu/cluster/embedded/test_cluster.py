@@ -1,5 +1,6 @@
 """What is particular to the embedded cluster: its directory, its readers, its limits."""
 
+import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -12,6 +13,7 @@ import pytest
 from ugallu.api.meta import Kind, Metadata, OwnerReference, Resource, Wire
 from ugallu.api.sigma import SigmaRule
 from ugallu.cluster.embedded import EmbeddedCluster
+from ugallu.cluster.embedded.lock import held_by
 from ugallu.cluster.port import (
     Change,
     ForbiddenError,
@@ -56,11 +58,14 @@ async def cluster() -> AsyncIterator[EmbeddedCluster]:
 
 async def test_a_second_writer_is_refused_by_name(tmp_path: Path) -> None:
     """A directory in use says who uses it; once closed it may be opened again, with everything in it."""
+    assert held_by(tmp_path / "state") == ""
     first = EmbeddedCluster.open(tmp_path / "state")
+    assert held_by(tmp_path / "state").startswith(f"pid {os.getpid()} ")
     made = await first.create(rule("a"))
     with pytest.raises(PermanentError, match=r"in use by pid \d+ .*another --state"):
         EmbeddedCluster.open(tmp_path / "state")
     await first.close()
+    assert held_by(tmp_path / "state") == ""
     second = EmbeddedCluster.open(tmp_path / "state")
     assert await second.get(SigmaRule, "a") == made
     await second.close()
