@@ -1,0 +1,291 @@
+"""The native grammar, case by case: what each condition asks, and what a rule author is told when it is wrong."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from ugallu.sdk import AuditRecord, SigmaEmit, SigmaMatch, SigmaRuleSpec, decode_strict
+from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
+from ugallu_audit_detection.sigma.errors import Reason, RuleError
+from ugallu_audit_detection.sigma.match import Matcher, match_one
+
+EMIT = SigmaEmit(security_event_type="KubernetesAPICall", severity="low")  # type: ignore[arg-type]
+
+
+def rule(match: dict[str, Any], name: str = "r") -> CompiledRule:
+    return compile_rule(name, SigmaRuleSpec(match=decode_strict(SigmaMatch, match), emit=EMIT))
+
+
+def record(**event: Any) -> AuditRecord:
+    return msgspec.json.decode(json.dumps(event), type=AuditRecord)
+
+
+def hits(match: dict[str, Any], **event: Any) -> bool:
+    one = rule(match)
+    found = match_one(one, record(**event))
+    assert bool(Matcher([one]).match(record(**event))) is found
+    return found
+
+
+def body(pattern: str, value: Any, path: str = "$.v", **extra: Any) -> bool:
+    return hits({"requestObjectGlob": [{"jsonPath": path, "patterns": [pattern], **extra}]}, requestObject={"v": value})
+
+
+def test_two_wildcards_see_every_element() -> None:
+    """W11: a capability of the last container is seen, however many lists come before it."""
+    spec = {"containers": [{"add": ["A", "B", "C"]}, {"add": ["D", "E", "F"]}, {"add": ["G", "SYS_ADMIN"]}]}
+    asked = {"requestObjectGlob": [{"jsonPath": "$.containers[*].add[*]", "patterns": ["SYS_ADMIN"]}]}
+    assert hits(asked, requestObject=spec)
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [("1000000", "1000000"), ("1e6", "1000000"), ("1000690000", "1000690000"), ("1.0", "1"), ("0.5", "0.5"),
+     ("true", "true"), ("-0", "0"), ('{"b": 1, "a": [2, null]}', '{"a":*2,null],"b":1}')],
+)  # fmt: skip
+def test_numbers_are_decimal_text(written: str, text: str) -> None:
+    """W12: a user id of seven digits matches its decimal pattern; objects are compact JSON with sorted keys."""
+    line = '{"verb":"create","requestObject":{"v":' + written + "}}"
+    asked = rule({"requestObjectGlob": [{"jsonPath": "$.v", "patterns": [text]}]})
+    assert asked.matches(msgspec.json.decode(line, type=AuditRecord))
+
+
+def test_a_json_patch_is_seen() -> None:
+    """W2: the array of a `--type=json` patch is a body like any other, and the object it writes can be asked for."""
+    patch = [{"op": "replace", "path": "/metadata/labels/pod-security.kubernetes.io~1enforce", "value": "privileged"}]
+    label = "$.metadata.labels['pod-security.kubernetes.io/enforce']"
+    event = {"verb": "patch", "requestObject": patch, "objectRef": {"resource": "namespaces"}}
+    assert hits({"objectGlob": [{"jsonPath": label, "patterns": ["privileged"]}]}, **event)
+    assert hits({"requestObjectGlob": [{"jsonPath": "$[*].value", "patterns": ["privileged"]}]}, **event)
+    removed = {**event, "requestObject": [{"op": "remove", "path": patch[0]["path"]}]}
+    assert hits({"fieldAbsent": [label]}, **removed)
+    assert not hits({"fieldAbsent": ["$.metadata.annotations.a"]}, **removed), "a patch does not say what it leaves"
+
+
+@pytest.mark.parametrize(
+    "cover",
+    [
+        [{"op": "add", "path": "/spec/containers/0", "value": {"image": "good"}}],
+        [{"op": "remove", "path": "/spec/containers/1"}],
+        [{"op": "remove", "path": "/spec/containers/0"}, {"op": "remove", "path": "/spec/containers/0"}],
+        [{"op": "test", "path": "/spec/containers/0/image", "value": "good"}],
+        [{"op": "copy", "from": "/spec/containers/0", "path": "/spec/containers/2"}],
+        [{"op": "nonsense"}, "nonsense", None],
+    ],
+)
+def test_a_patch_cannot_hide_an_element_behind_a_later_operation(cover: list[Any]) -> None:
+    """What was written into an array stays visible, wherever later operations move it."""
+    for path in ("/spec/containers/0", "/spec/containers/-"):
+        patch = [{"op": "add", "path": path, "value": {"image": "evil"}}, *cover]
+        asked = {"objectGlob": [{"jsonPath": "$ctr[*].image", "patterns": ["evil"]}]}
+        assert hits(asked, verb="patch", requestObject=patch, objectRef={"resource": "pods"})
+
+
+def test_a_large_patch_takes_no_time() -> None:
+    """Ten thousand operations on one map cost what they weigh."""
+    patch = [{"op": "add", "path": f"/data/k{i}", "value": "x"} for i in range(10_000)]
+    patch += [{"op": "add", "path": f"/list/{i}", "value": "x"} for i in range(10_000)]
+    patch += [{"op": "add", "path": "/list/999999999/x", "value": "last"}]
+    asked = {"objectGlob": [{"jsonPath": "$.list[*].x", "patterns": ["last"]}]}
+    assert hits(asked, verb="patch", requestObject=patch)
+
+
+def test_the_stored_object_counts_before_the_sent_one() -> None:
+    """A response that is the object itself is the effective object; a Status or a list is not."""
+    asked = {"objectGlob": [{"jsonPath": "$.v", "patterns": ["sent"]}]}
+    for response, expected in (
+        ({"kind": "Pod", "v": "stored"}, False),
+        ({"kind": "Status", "v": "stored"}, True),
+        ({"kind": "PodList", "items": []}, True),
+        ({}, True),
+    ):
+        assert hits(asked, verb="create", requestObject={"v": "sent"}, responseObject=response) is expected
+
+
+@pytest.mark.parametrize(
+    ("group", "resource", "path"),
+    [("", "pods", []), ("apps", "deployments", ["spec", "template"]), ("batch", "jobs", ["spec", "template"]),
+     ("batch", "cronjobs", ["spec", "jobTemplate", "spec", "template"]), ("", "podtemplates", ["template"])],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["containers", "initContainers", "ephemeralContainers"])
+def test_containers_are_found_in_every_kind(group: str, resource: str, path: list[str], kind: str) -> None:
+    """`$ctr[*]` is all containers of the Pod spec, wherever the kind keeps it."""
+    found: dict[str, Any] = {"spec": {kind: [{"image": "a"}, {"image": "evil"}]}}
+    for step in reversed(path):
+        found = {step: found}
+    event = {"verb": "create", "objectRef": {"resource": resource, "apiGroup": group}, "requestObject": found}
+    assert hits({"objectGlob": [{"jsonPath": "$ctr[*].image", "patterns": ["evil"]}]}, **event)
+    assert hits({"requestObjectGlob": [{"jsonPath": "$ctr[1].image", "patterns": ["evil"]}]}, **event)
+    event["objectRef"] = {"resource": resource, "apiGroup": "example.com"}
+    assert not hits({"objectGlob": [{"jsonPath": "$ctr[*].image", "patterns": ["evil"]}]}, **event)
+
+
+def test_conditions_of_one_element() -> None:
+    """`sameElement` wants all conditions in one element; two globs take any two elements."""
+    rules = [{"verbs": ["*"], "resources": ["pods"]}, {"verbs": ["get"], "resources": ["*"]}]
+    conditions = [{"jsonPath": "$.verbs[*]", "re": [r"^\*$"]}, {"jsonPath": "$.resources[*]", "re": [r"^\*$"]}]
+    asked = {"sameElement": [{"path": "$.rules", "all": conditions}]}
+    assert not hits(asked, verb="create", requestObject={"rules": rules})
+    assert hits(asked, verb="create", requestObject={"rules": [*rules, {"verbs": ["*"], "resources": ["*"]}]})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value", "expected"),
+    [("?", "é", False), ("??", "é", True), ("a*b*c", "abc", True), ("a*b*c", "ab", False), ("ab*ba", "aba", False),
+     ("*", "", True), ("", "", True), ("[a]", "a", False), ("a\\*", "a*", False), ("*?", "é", True), ("A", "a", False)],
+)  # fmt: skip
+def test_globs(pattern: str, value: str, expected: bool) -> None:
+    """`*` is any run, `?` one byte, nothing else is special, both ends are anchored, case counts."""
+    assert body(pattern, value) is expected
+
+
+def test_value_operators() -> None:
+    """Bounds hold on the value that hits; case can be ignored; addresses are compared as addresses."""
+    assert body("AB*", "abc", ignoreCase=True)
+    one = {"requestObjectGlob": [{"jsonPath": "$.v[*]", "gt": 10, "lt": 20}]}
+    assert hits(one, requestObject={"v": [5, 15]})
+    assert hits(one, requestObject={"v": ["15"]})
+    assert not hits(one, requestObject={"v": [5, 25, True, "x"]})
+    assert hits(
+        {"requestObjectGlob": [{"jsonPath": "$.v", "cidr": ["10.0.0.0/8"]}]}, requestObject={"v": "::ffff:10.1.1.1"}
+    )
+    assert not hits({"requestObjectGlob": [{"jsonPath": "$.v", "patterns": []}]}, requestObject={"v": "x"})
+
+
+def test_an_empty_subresource_also_means_no_object() -> None:
+    """As in the original, `[""]` matches a request without any object reference."""
+    assert hits({"subresource": [""]}, verb="get", requestURI="/version")
+    assert not hits({"objectRef": {}}, verb="get", requestURI="/version")
+    assert not hits({"objectRef": {"subresource": [""]}}, verb="get", requestURI="/version")
+
+
+def test_the_last_hop_is_the_only_trusted_address() -> None:
+    """A forged X-Forwarded-For does not count unless the rule says `any`."""
+    event = {"sourceIPs": ["10.0.0.1", "8.8.8.8"]}
+    assert not hits({"sourceIPs": ["10.0.0.0/8"]}, **event)
+    assert hits({"sourceIPs": ["10.0.0.0/8"], "sourceIPScope": "any"}, **event)
+
+
+def test_a_dry_run_cannot_be_pretended() -> None:
+    """The API server ignores the query of a delete that has a body, so the body decides."""
+    real = {"dryRun": False}
+    pretended = {"verb": "delete", "requestURI": "/x?dryRun=All", "level": "Request"}
+    assert hits(real, **pretended, requestObject={"kind": "DeleteOptions"})
+    assert not hits(real, **pretended)
+    assert hits(real, **{**pretended, "level": "Metadata"}), "the body is not in the record"
+    assert not hits(real, verb="create", requestURI="/x?%64ryRun=%41ll")
+    assert hits(real, verb="create", requestURI="/x?notdryRun=All")
+
+
+def test_a_body_that_was_cut_off_is_unknown() -> None:
+    """Neither a condition on it nor its negation holds; what else the rule asks still counts."""
+    cut = {"verb": "create", "annotations": {"audit.k8s.io/truncated": "true"}}
+    glob = {"requestObjectGlob": [{"jsonPath": "$.a", "patterns": ["*"]}]}
+    assert not hits(glob, **cut)
+    assert not hits({"not": glob}, **cut)
+    assert hits({"not": {**glob, "verb": ["get"]}}, **cut)
+    assert not hits({"fieldAbsent": ["$.a"]}, **cut)
+    assert hits({"not": glob}, verb="create")
+
+
+def test_one_malformed_part_hides_nothing_else() -> None:
+    """A user of the wrong shape is no user; the rest of the record is matched."""
+    assert hits({"verb": ["create"]}, verb="create", user=5, annotations=[], responseStatus="x", sourceIPs={})
+    assert not hits({"user": {"groups": ["a"]}}, user={"groups": "a"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['"\\ud800 evil"', '[["evil"], 1e999]', '{"deep": ' + "[" * 5000 + "]" * 5000 + ', "v": "evil"}', '["evil", ' + "9" * 5000 + "]"],
+)  # fmt: skip
+def test_a_body_cannot_be_made_unreadable(value: str) -> None:
+    """What one decoder refuses and the API server takes does not blind the rules."""
+    line = b'{"verb":"patch","requestObject":' + value.encode() + b"}"
+    raw = msgspec.Raw(line[len(b'{"verb":"patch","requestObject":') : -1])
+    seen = AuditRecord(verb="patch", request_object=raw)
+    for path in ("$", "$[*]", "$.v"):
+        asked = rule({"requestObjectGlob": [{"jsonPath": path, "patterns": ["*evil*"]}]})
+        if asked.matches(seen):
+            return
+    pytest.fail("no path finds it")
+
+
+@pytest.mark.parametrize(
+    ("escaped", "path"), [('{"\\u0069mage":"\\u0065vil"}', "$.image"), ('{"image":"ev\\u0069l"}', "$.image")]
+)
+def test_escapes_do_not_hide_a_value(escaped: str, path: str) -> None:
+    """A body is searched before it is decoded, and spelling a key or value with escapes does not fool the search."""
+    seen = AuditRecord(verb="create", request_object=msgspec.Raw(escaped.encode()))
+    assert rule({"requestObjectGlob": [{"jsonPath": path, "patterns": ["*evil*"]}]}).matches(seen)
+
+
+@pytest.mark.parametrize(
+    ("match", "reason", "part"),
+    [
+        ({"requestObjectGlob": [{"jsonPath": "$..x", "patterns": ["a"]}]}, Reason.JSON_PATH, "requestObjectGlob[0].jsonPath"),
+        ({"requestObjectGlob": [{"jsonPath": "x", "patterns": ["a"]}]}, Reason.JSON_PATH, "begin"),
+        ({"requestObjectGlob": [{"jsonPath": "$[-1]", "patterns": ["a"]}]}, Reason.JSON_PATH, "character 2"),
+        ({"requestObjectGlob": [{"jsonPath": '$["a"]', "patterns": ["a"]}]}, Reason.JSON_PATH, "jsonPath"),
+        ({"objectGlob": [{"jsonPath": "$ctr.x", "patterns": ["a"]}]}, Reason.JSON_PATH, "$ctr[*]"),
+        ({"objectGlob": [{"jsonPath": "$podium", "patterns": ["a"]}]}, Reason.JSON_PATH, "character 5"),
+        ({"user": {"usernameGlob": ["*a" * 9]}}, Reason.GLOB_BUDGET, "match.user.usernameGlob[0]"),
+        ({"user": {"usernameGlob": ["a" * 513]}}, Reason.GLOB_BUDGET, "513"),
+        ({"not": {"nameGlob": ["*" * 9]}}, Reason.GLOB_BUDGET, "match.not.nameGlob[0]"),
+        ({"verb": ["replace"]}, Reason.COMPILE_ERROR, "one of connect, create"),
+        ({"stage": ["Complete"]}, Reason.COMPILE_ERROR, "ResponseComplete"),
+        ({"responseCode": ["4x"]}, Reason.COMPILE_ERROR, "400-499"),
+        ({"sourceIPs": ["10.0.0"]}, Reason.COMPILE_ERROR, "no network"),
+        ({"requestObjectGlob": [{"jsonPath": "$", "re": ["(?=a)"]}]}, Reason.REGEX, "look-around"),
+        ({"requestObjectGlob": [{"jsonPath": "$", "re": ["a)(b"]}]}, Reason.REGEX, "re"),
+        ({"requestObjectGlob": [{"jsonPath": "$", "re": ["a" * 513]}]}, Reason.REGEX, "513"),
+        ({"sameElement": [{"path": "$.a", "all": []}]}, Reason.COMPILE_ERROR, "asks nothing"),
+        ({"anyOf": [{"verb": ["get"]}] * 65}, Reason.COMPILE_ERROR, "at most 64"),
+    ],
+)  # fmt: skip
+def test_a_wrong_rule_says_where_what_and_how(match: dict[str, Any], reason: Reason, part: str) -> None:
+    """The error names the rule, the field, the value and the way out, and carries the condition's reason."""
+    with pytest.raises(RuleError) as refused:
+        rule(match, "my-rule")
+    assert refused.value.reason is reason
+    assert "SigmaRule my-rule" in str(refused.value)
+    assert part in str(refused.value)
+    assert refused.value.fix
+
+
+def test_what_is_known_before_any_event() -> None:
+    """A rule that matches everything, one that never can, and what each needs are told at once."""
+    assert rule({}).matches_everything
+    assert rule({"not": {}}).never_matches
+    assert rule({"verb": ["get"], "anyOf": [{"verb": ["list"]}]}).never_matches
+    assert rule({"verb": ["get"], "not": {"verb": ["get"]}}).never_matches
+    assert not rule({"verb": ["get"]}).matches_everything
+    one = rule({"verb": ["create"], "objectRef": {"apiGroup": [""], "resource": ["pods"]}, "stage": ["Panic"],
+                "objectGlob": [{"jsonPath": "$", "patterns": ["*"]}]})  # fmt: skip
+    assert one.dispatch.verbs == {"create"}
+    assert one.dispatch.resources == {"pods"}
+    assert one.needs.stages == {"Panic"}
+    assert one.needs.level == "Request"
+    assert any("verb is create" in sentence for sentence in one.explain())
+
+
+def test_disabled_rules_are_left_out_and_order_is_kept() -> None:
+    """A matcher answers in the order of its rules, without those that are not enabled."""
+    off = compile_rule("off", SigmaRuleSpec(enabled=False, emit=EMIT))
+    matcher = Matcher([rule({}, "b"), off, rule({"verb": ["get"]}, "a")])
+    seen = record(verb="get")
+    assert [each.name for each in matcher.match(seen)] == ["b", "a"]
+    assert match_one(off, seen)
+    assert [(i, len(found)) for i, found in matcher.match_batch([record(verb="x"), seen])] == [(0, 1), (1, 2)]
+
+
+def test_a_client_that_invents_resources_and_callers_does_not_fill_memory() -> None:
+    """What the matcher remembers is bounded."""
+    matcher = Matcher([rule({"user": {"usernameGlob": ["evil*"]}})])
+    for i in range(40_000):
+        seen = AuditRecord(verb="get", stage=f"s{i}", user=msgspec.Raw(b'{"username":"u%d"}' % i))
+        assert not matcher.match(seen)
+    assert len(matcher._cases) <= 16384
+    assert len(matcher._requests) <= 4096
+    assert matcher.match(AuditRecord(verb="get", user=msgspec.Raw(b'{"username":"evil"}')))
