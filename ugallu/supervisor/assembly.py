@@ -19,7 +19,7 @@ from ugallu.bus.port import Bus
 from ugallu.clock import Clock, SystemClock
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.lease import Election
-from ugallu.cluster.port import Cluster
+from ugallu.cluster.port import Cache, Cluster
 from ugallu.emit.emitter import JournalEmitter
 from ugallu.emit.outbox import Outbox
 from ugallu.emit.port import Origin
@@ -86,6 +86,7 @@ class Process:
     clock: Clock
     log: Logger
     bus: Bus
+    cache: Cache
 
 
 @asynccontextmanager
@@ -194,7 +195,7 @@ async def assembled(
                     election=_election(operator, cluster, settings, clock, own),
                 )
             )
-        yield Process(settings, cluster, journal, built, supervisor, metrics, clock, log, bus)
+        yield Process(settings, cluster, journal, built, supervisor, metrics, clock, log, bus, cache)
     finally:
         journal.close()
 

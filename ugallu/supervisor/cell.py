@@ -422,7 +422,7 @@ class Cell:
         if after == before:
             return
         trouble = await attempt(
-            partial(self._cluster.patch_status, kind, CONFIG_NAME, {"conditions": msgspec.to_builtins(after)})
+            partial(self._cluster.patch_status, type(found), CONFIG_NAME, {"conditions": msgspec.to_builtins(after)})
         )
         if trouble is not None:
             self._log.warning("status of the config not written", error=str(trouble))
