@@ -89,27 +89,42 @@ async def _demo(args: argparse.Namespace, settings: "Settings", state: Path) -> 
 
 
 def _summary(story: "Story") -> "Sequence[str]":
+    import shutil
+    import sys
+
     from ugallu.cli.table import rows
 
     head = ("TIME", "SEVERITY", "EVENT", "TECHNIQUE", "WHO", "WHAT", "PROOF")
-    lines = [head, *(_cells(entry) for entry in story.by_time)]
+    lines = [head, *map(_cells, story.groups)]
+    # A terminal would wrap the table into a heap; a file or a pipe gets all of it.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     counts = story.ledger
     sealed = sum(entry.sealed for entry in story.entries)
     verified = sum(entry.verified for entry in story.entries)
+    repeats = sum(count for name, count in counts.items() if name.startswith("dropped"))
+    matched = f"{counts['emitted']:,} events, {counts['folded']:,} folded, {repeats:,} suppressed as repeats"
+    total = len(story.entries)
     return [
         "",
-        *rows(lines),
+        *(line[:width] for line in rows(lines)),
         "",
         f"read      {counts['received']:,} audit events, {counts['parsed']:,} parsed, {counts['rejected']:,} rejected",
-        f"matched   {counts['matched']:,}: {counts['emitted']:,} events, {counts['folded']:,} folded, "
-        f"{sum(count for name, count in counts.items() if name.startswith('dropped')):,} suppressed as repeats",
-        f"sealed    {sealed:,} of {len(story.entries):,}: signed, logged, archived, read back",
-        f"verified  {verified:,} of {len(story.entries):,}, from the archived bytes",
+        f"matched   {counts['matched']:,}: {matched}",
+        f"sealed    {sealed:,} of {total:,}: signed, logged, archived, read back",
+        f"verified  {verified:,} of {total:,}, from the archived bytes",
         f"books     {'close' if all(check.ok for check in story.equations) else 'DO NOT CLOSE'}",
     ]
 
 
-def _cells(entry: "Entry") -> tuple[str, ...]:
-    proof = "verified" if entry.verified else "sealed" if entry.sealed else "none"
-    ids = ",".join(technique.id for technique in entry.techniques)
-    return (f"{entry.at:%H:%M:%S}", entry.severity.value, entry.event.spec.type, ids, entry.actor, entry.subject, proof)
+def _cells(alike: "Sequence[Entry]") -> tuple[str, ...]:
+    entry, more = alike[0], len(alike) - 1
+    verified, sealed = all(one.verified for one in alike), all(one.sealed for one in alike)
+    return (
+        f"{entry.at:%H:%M:%S}",
+        entry.severity.value,
+        entry.event.spec.type,
+        ",".join(technique.id for technique in entry.techniques),
+        entry.actor,
+        f"{entry.subject} and {more} more" if more else entry.subject,
+        "verified" if verified else "sealed" if sealed else "none",
+    )

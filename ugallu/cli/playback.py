@@ -2,12 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
 
-from ugallu.api.meta import Resource
 from ugallu.api.sigma import SigmaRule
 from ugallu.cli.progress import Meter, Progress
 from ugallu.cluster.port import Cluster, list_all
@@ -19,6 +18,9 @@ from ugallu.supervisor import supervisor
 from ugallu.supervisor.assembly import Process, open_embedded
 from ugallu.supervisor.signals import stopping
 from ugallu.supervisor.supervisor import Outcome
+
+if TYPE_CHECKING:
+    from ugallu.api.meta import Resource
 
 LABEL_LOADED: Final = "ugallu.io/loaded-by"
 LOADED_BY: Final = "command-line"

@@ -100,33 +100,52 @@ def _chip(technique: Technique, count: int = 0) -> Html:
     return tag("span", tag("b", technique.id), f" {technique.name}{times}", class_="chip", title=technique.tactic)
 
 
+def _mark(technique: Technique) -> Html:
+    return tag("span", tag("b", technique.id), class_="chip", title=f"{technique.name}, {technique.tactic}")
+
+
 def _events(story: Story) -> Html | None:
     if not story.entries:
         return None
-    rows = [_row(entry) for entry in story.by_time]
+    rows = [_group(alike) if len(alike) > 2 else join(map(_row, alike)) for alike in story.groups]
     return tag(
         "section", tag("h2", "Events"), tag("p", "Open a line for its signals and its proof.", class_="lead"), rows
     )
 
 
+def _group(alike: Sequence[Entry]) -> Html:
+    first = alike[0]
+    line = _line(first, f"{first.subject} and {len(alike) - 1:,} more", times=f" x {len(alike):,}", state=_worst(alike))
+    inner = tag("div", map(_row, alike), class_="inner")
+    return tag("details", line, inner, class_=f"event group {first.severity.value}")
+
+
+def _worst(alike: Sequence[Entry]) -> Entry:
+    return min(alike, key=lambda entry: (entry.verified, entry.sealed))
+
+
 def _row(entry: Entry) -> Html:
+    line = _line(entry, entry.subject, state=entry)
+    told = tag("p", entry.about, class_="about") if entry.about else None
+    columns = tag("div", _signals(entry), _proof(entry), class_="columns")
+    return tag("details", line, told, columns, id=entry.event.metadata.name, class_=f"event {entry.severity.value}")
+
+
+def _line(entry: Entry, subject: str, *, state: Entry, times: str = "") -> Html:
     spec = entry.event.spec
-    line = tag(
+    return tag(
         "summary",
         tag("time", f"{entry.at:%H:%M:%S}", datetime=entry.at.isoformat()),
         tag("span", entry.severity.value, class_=f"pill {entry.severity.value}"),
         tag(
             "span",
-            tag("span", tag("b", spec.type), f" {_first_sentence(entry.about)}", class_="title"),
-            tag("span", entry.actor or spec.source.name, " → ", entry.subject, class_="who"),
+            tag("span", tag("b", spec.type, times), f" {_first_sentence(entry.about)}", class_="title"),
+            tag("span", entry.actor or spec.source.name, " → ", subject, class_="who"),
             class_="what",
         ),
-        tag("span", [_chip(technique) for technique in entry.techniques[:2]], class_="techniques"),
-        _state(entry),
+        tag("span", map(_mark, entry.techniques[:2]), class_="techniques"),
+        _state(state),
     )
-    told = tag("p", entry.about, class_="about") if entry.about else None
-    columns = tag("div", _signals(entry), _proof(entry), class_="columns")
-    return tag("details", line, told, columns, id=entry.event.metadata.name, class_=f"event {entry.severity.value}")
 
 
 def _state(entry: Entry) -> Html:

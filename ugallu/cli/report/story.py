@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 
 from ugallu.api.bundle import AttestationBundle, BundlePhase
 from ugallu.api.catalog import Severity
@@ -58,13 +59,18 @@ class Entry:
         """What it was done to: `Kind namespace/name`."""
         subject = self.event.spec.subject
         place = f"{subject.namespace}/{subject.name}" if subject.namespace else subject.name
-        return f"{subject.kind} {place}"
+        return f"{subject.external.kind if subject.external and subject.external.kind else subject.kind} {place}"
 
     @cached_property
     def techniques(self) -> Sequence[Technique]:
         """The ATT&CK techniques that the event, or else its rule, names."""
         named = self.event.spec.signals.get("attack.technique", "")
         return techniques([named] if named else self.tags)
+
+    @property
+    def alike(self) -> tuple[str, ...]:
+        """What entries share that a reader takes for one thing done many times."""
+        return (self.rule or self.event.metadata.name, self.event.spec.type, self.severity.value, self.actor)
 
     @property
     def sealed(self) -> bool:
@@ -105,6 +111,11 @@ class Story:
     def by_time(self) -> Sequence[Entry]:
         """The entries in the order of what happened."""
         return sorted(self.entries, key=lambda entry: (entry.at, -entry.severity.rank, entry.event.metadata.name))
+
+    @cached_property
+    def groups(self) -> Sequence[Sequence[Entry]]:
+        """The entries by time, those that say the same of the same actor one after the other taken together."""
+        return [list(alike) for _, alike in groupby(self.by_time, key=lambda entry: entry.alike)]
 
     @cached_property
     def gravest(self) -> Entry | None:

@@ -74,13 +74,12 @@ def draw(entries: Sequence[Entry]) -> Html:
 
 def _lane(tactic: str, rows: Sequence[Entry], index: int, spread: Axis) -> Html:
     y = TOP + LANE * index + LANE / 2
-    taken: list[float] = []
-    dots = []
+    places: dict[float, list[Entry]] = {}
     for entry in rows:
         x = LEFT + RADIUS + spread.at[entry.at]
-        level = sum(1 for other in taken if abs(other - x) < RADIUS * 1.2)
-        taken.append(x)
-        dots.append(_dot(entry, x, y - min(level, 2) * 5))
+        near = next((other for other in places if abs(other - x) < RADIUS), x)
+        places.setdefault(near, []).append(entry)
+    dots = [_dot(together, x, y) for x, together in places.items()]
     return join(
         tag("text", tactic, x=str(LEFT - 14), y=_n(y + 4), class_="lane", text_anchor="end"),
         void("line", x1=str(LEFT), x2=str(WIDTH - RIGHT), y1=_n(y), y2=_n(y), class_="rail"),
@@ -88,10 +87,16 @@ def _lane(tactic: str, rows: Sequence[Entry], index: int, spread: Axis) -> Html:
     )
 
 
-def _dot(entry: Entry, x: float, y: float) -> Html:
-    told = f"{entry.at:%H:%M:%S} {entry.event.spec.type} ({entry.severity.value}): {entry.actor} → {entry.subject}"
-    circle = tag("circle", tag("title", told), cx=_n(x), cy=_n(y), r=_n(RADIUS), class_=f"dot {entry.severity.value}")
-    return tag("a", circle, href=f"#{entry.event.metadata.name}")
+def _dot(together: Sequence[Entry], x: float, y: float) -> Html:
+    """One dot for what happened at one moment: the gravest gives the colour, the number stands inside."""
+    gravest = max(together, key=lambda entry: entry.severity.rank)
+    told = "\n".join(
+        f"{e.at:%H:%M:%S} {e.event.spec.type} ({e.severity.value}): {e.actor} → {e.subject}" for e in together[:12]
+    )
+    radius = RADIUS + min(len(together) - 1, 4) * 0.8
+    circle = tag("circle", tag("title", told), cx=_n(x), cy=_n(y), r=_n(radius), class_=f"dot {gravest.severity.value}")
+    count = tag("text", str(len(together)), x=_n(x), y=_n(y + 3.7), class_="count", text_anchor="middle")
+    return tag("a", circle, count if len(together) > 1 else None, href=f"#{gravest.event.metadata.name}")
 
 
 def _folds(spread: Axis, height: float) -> Html:

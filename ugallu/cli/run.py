@@ -1,0 +1,69 @@
+"""`ugallu run`: the supervisor, until it is told to stop."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ugallu.cli import flags
+from ugallu.cli.main import DONE, Subparsers
+
+if TYPE_CHECKING:
+    from ugallu.settings import Settings
+
+
+def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `run`."""
+    parser = commands.add_parser(
+        "run",
+        help="watch audit logs until stopped",
+        description="Run the operators until SIGTERM; a second SIGTERM ends at once. Every setting may also come from "
+        "the environment: UGALLU_STATE, UGALLU_AUDIT_FILES, UGALLU_EMIT_OBJECTS_PER_HOUR...",
+    )
+    parser.add_argument("--kubeconfig", metavar="F", help="use a Kubernetes cluster (not in this release)")
+    parser.add_argument(
+        "--rules",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR_OR_FILE",
+        help="rules to load, again for more (default: those that the state holds)",
+    )
+    flags.add(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run embedded."""
+    import anyio
+
+    from ugallu.errors import PermanentError
+    from ugallu.settings import load
+
+    if args.kubeconfig:
+        raise PermanentError(
+            "this release runs on its embedded cluster only; access to Kubernetes comes with a later one",
+            where="--kubeconfig",
+            fix="leave it out, and pass --state DIR",
+        )
+    settings = load(flags.overrides(args))
+    settings.state_dir  # noqa: B018 - raises what to do when there is none, before anything is opened
+    anyio.run(_run, settings, args.rules)
+    return DONE
+
+
+async def _run(settings: "Settings", rules: list[Path]) -> None:
+    from ugallu.api.sigma import SigmaRule
+    from ugallu.cli.books import as_json
+    from ugallu.cli.playback import load_rules
+    from ugallu.supervisor.assembly import open_embedded
+    from ugallu.supervisor.signals import stopping
+
+    async with open_embedded(settings) as process:
+        await load_rules(process.cluster, process.operators, rules)
+        if not settings.audit.files:
+            process.log.warning("no audit log: pass --audit-log FILE")
+        if not (await process.cluster.list(SigmaRule, limit=1)).items:
+            process.log.warning("no rules: pass --rules DIR")
+        with stopping() as stop:
+            books = await process.supervisor.run(stop)
+    process.log.info("stopped", **as_json(books), cut=list(books.cut))
