@@ -7,7 +7,7 @@ frame that is cut or garbled: it was never acknowledged.
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,12 +22,14 @@ class WriteAhead:
     """One process at a time; raises `OSError` when the disk refuses, and then has appended nothing."""
 
     def __init__(self, path: Path) -> None:
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = path
+        self._lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(self._handle)
+            os.close(self._lock)
             raise RefusedError("another process writes to this store", where=str(path), fix="stop it first") from error
+        self._handle = _open(path)
         sync_directory(path.parent)
         self.size = 0
 
@@ -57,12 +59,30 @@ class WriteAhead:
             os.fdatasync(self._handle)
         self.size = at
 
-    def clear(self) -> None:
-        """Begin again: everything in it is durable elsewhere."""
-        os.ftruncate(self._handle, 0)
-        os.fdatasync(self._handle)
-        self.size = 0
+    def clear(self, keep: Sequence[bytes] = ()) -> None:
+        """Begin again with these frames: everything else in it is durable elsewhere, and these are in it already.
+
+        A crash in between leaves the old frames in full, or the new ones: the file is replaced, never edited.
+        """
+        aside = self._path.with_name(f"{self._path.name}.new")
+        fresh = _open(aside)
+        os.ftruncate(fresh, 0)
+        old, self._handle, self.size = (self._handle, self.size), fresh, 0
+        try:
+            self.append(keep)
+            aside.replace(self._path)
+        except OSError:
+            os.close(fresh)
+            self._handle, self.size = old
+            raise
+        sync_directory(self._path.parent)
+        os.close(old[0])
 
     def close(self) -> None:
         """Let another process write."""
         os.close(self._handle)
+        os.close(self._lock)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -3,7 +3,7 @@
 Nothing but our own code enforces the retention (`Lock.PROCESS`): whoever owns the disk can delete. Layout below the
 root: `objects/<key>` is the content, `records/<key>.json` what is recorded of it, `ahead` what was acknowledged and may
 not have reached its own files yet. One sync of that file makes a whole batch durable; the files follow at leisure,
-which costs little once the kernel has written them by itself, and nothing for what was dropped by then.
+which costs little once the kernel has written them by itself. What is staged stays in `ahead` and in memory alone.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from anyio import to_thread
 
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
-from ugallu.evidence.files import Aside, make_directory, sync_directory, sync_file, write_durably
+from ugallu.evidence.files import make_directory, sync_directory, sync_file, write_durably
 from ugallu.evidence.ports import IntegrityError, Lock, Stored
 from ugallu.evidence.stores.ahead import WriteAhead
 
@@ -78,6 +78,7 @@ class DirectoryStore:
         self._puts: list[_Put] = []
         self._ahead: WriteAhead | None = None
         self._unsynced: dict[Path, None] = {}
+        self._staging: dict[str, _Frame] = {}
 
     def open(self) -> None:
         """Become the one that writes, and complete what a crash cut short; the first `put` does it otherwise.
@@ -186,36 +187,32 @@ class DirectoryStore:
         return False
 
     def _place(self, key: str, content: bytes, record: _Record) -> None:
-        """Write record and content into their own files; only names in staging may be taken already."""
+        """Write record and content into their own files, whose names must be free; a torn one is mended on opening."""
+        if key.startswith(STAGING):
+            self._staging[key] = _Frame(key, content, record)
+            return
         for path, written in ((self._record_path(key), _encode(record)), (self._object(key), content)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside = Aside(path, written)
             try:
-                if key.startswith(STAGING):
-                    aside.replace()
-                else:
-                    aside.create()
+                with path.open("xb", buffering=0) as file:
+                    file.write(written)
             except FileExistsError:
                 if path.read_bytes() != written:
                     raise IntegrityError("the key already holds other content", where=key, fix=_ASK) from None
-            finally:
-                aside.discard()
             self._unsynced[path] = None
 
     def _settle(self, ahead: WriteAhead) -> None:
         """Make the files durable, so that the write-ahead file may begin again."""
         directories: dict[Path, None] = {}
         for path in self._unsynced:
-            with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
-                sync_file(path)
+            sync_file(path)
             parent = path.parent
             while parent not in directories and parent != self._root.parent:
                 directories[parent] = None
                 parent = parent.parent
         for directory in directories:
-            with contextlib.suppress(FileNotFoundError):
-                sync_directory(directory)
-        ahead.clear()
+            sync_directory(directory)
+        ahead.clear([msgspec.msgpack.encode(frame) for frame in self._staging.values()])
         self._unsynced.clear()
 
     def _recover(self) -> WriteAhead:
@@ -257,11 +254,13 @@ class DirectoryStore:
         return later
 
     def _get(self, key: str) -> bytes:
+        if (staged := self._staging.get(key)) is not None:
+            return staged.content
         record = self._record(key)
         try:
             content = self._object(key).read_bytes()
         except FileNotFoundError:
-            if record is not None and not key.startswith(STAGING):
+            if record is not None:
                 raise IntegrityError("recorded, but its content is gone", where=key) from None
             raise PermanentError("nothing is stored here", where=key) from None
         if record is None:
@@ -288,11 +287,15 @@ class DirectoryStore:
         self._remove(key)
 
     def _remove(self, key: str) -> None:
+        if self._staging.pop(key, None) is not None:
+            return
         for path in (self._object(key), self._record_path(key)):
             path.unlink(missing_ok=True)
             self._unsynced.pop(path, None)
 
     def _record(self, key: str) -> _Record | None:
+        if (staged := self._staging.get(key)) is not None:
+            return staged.record
         try:
             return msgspec.json.decode(self._record_path(key).read_bytes(), type=_Record)
         except FileNotFoundError:

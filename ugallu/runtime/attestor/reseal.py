@@ -9,8 +9,9 @@ that was staged, and answers with the entry it has, so nothing is logged twice.
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import anyio
 import msgspec
 
 from ugallu.api.bundle import (
@@ -63,6 +64,15 @@ class Draft(msgspec.Struct, frozen=True):
     payload: bytes = b""
     envelope: Envelope | None = None
     entry: LogEntry | None = None
+
+
+class Blob(NamedTuple):
+    """Something to archive; `kind` is its class in the metrics."""
+
+    kind: str
+    key: str
+    content: bytes
+    media_type: str
 
 
 Made = tuple[Draft, dict[str, Any]]
@@ -186,11 +196,12 @@ class Reseal:
         cluster_id = bundle.metadata.annotations.get(CLUSTER_ANNOTATION, "")
         line = msgspec.json.encode(bundles.envelope_json(envelope)) + b"\n"
         until = at + RETENTION
-        stored, written = await self._put(
-            keys.bundle(cluster_id, at), bundles.write(envelope, entry), "bundle", BUNDLE_MEDIA_TYPE, until
+        (stored, written), (subject, written_spec), _ = await self._put_all(
+            until,
+            Blob("bundle", keys.bundle(cluster_id, at), bundles.write(envelope, entry), BUNDLE_MEDIA_TYPE),
+            Blob("subject", keys.subject(cluster_id, at), draft.spec, JSON),
+            Blob("envelope", keys.envelope_line(cluster_id, at), line, ENVELOPE_LINE),
         )
-        subject, written_spec = await self._put(keys.subject(cluster_id, at), draft.spec, "subject", JSON, until)
-        await self._put(keys.envelope_line(cluster_id, at), line, "envelope", ENVELOPE_LINE, until)
         report = verify.verify(written, key=self._key, root=self._root, subject=written_spec)
         if not report.ok:
             raise IntegrityError(f"the archived bundle does not verify: {report.reason}", where=stored.url)
@@ -274,22 +285,38 @@ class Reseal:
             raise IntegrityError("what was staged is not the statement that was frozen", where=key)
         return draft
 
-    async def _put(
-        self, key: str, content: bytes, kind: str, media_type: str, until: dt.datetime
-    ) -> tuple[Stored, bytes]:
-        """Put, read back, compare content and retention; returns what the store holds."""
-        try:
-            stored = await self._store.put(key, content, media_type=media_type, until=until)
-            held = await self._store.get(key)
-            if held != content or stored.sha256 != digest(held):
-                raise IntegrityError("the store does not hold what was put", where=key)
-            if stored.until is None or stored.until < until:
-                raise IntegrityError("the store keeps it for less long than asked", where=key)
-        except UgalluError:
-            self._metrics.count("ugallu_worm_put_total", 1.0, **{"class": kind, "outcome": "failed"})
-            raise
-        self._metrics.count("ugallu_worm_put_total", 1.0, **{"class": kind, "outcome": "stored"})
-        self._metrics.count("ugallu_worm_bytes_total", len(content), **{"class": kind})
+    async def _put_all(self, until: dt.datetime, *blobs: Blob) -> list[tuple[Stored, bytes]]:
+        """Put, read back, compare content and retention; returns what the store holds, blob by blob."""
+        outcomes: dict[str, tuple[Stored, bytes] | UgalluError] = {}
+
+        async def put(blob: Blob) -> None:
+            # An error is kept, not raised: a task group would wrap it.
+            try:
+                outcomes[blob.kind] = await self._put(blob, until)
+            except UgalluError as error:
+                outcomes[blob.kind] = error
+
+        async with anyio.create_task_group() as tg:
+            for blob in blobs:
+                tg.start_soon(put, blob)
+        done: list[tuple[Stored, bytes]] = []
+        for blob in blobs:
+            outcome = outcomes[blob.kind]
+            word = "failed" if isinstance(outcome, UgalluError) else "stored"
+            self._metrics.count("ugallu_worm_put_total", 1.0, **{"class": blob.kind, "outcome": word})
+            if isinstance(outcome, UgalluError):
+                raise outcome
+            self._metrics.count("ugallu_worm_bytes_total", len(blob.content), **{"class": blob.kind})
+            done.append(outcome)
+        return done
+
+    async def _put(self, blob: Blob, until: dt.datetime) -> tuple[Stored, bytes]:
+        stored = await self._store.put(blob.key, blob.content, media_type=blob.media_type, until=until)
+        held = await self._store.get(blob.key)
+        if held != blob.content or stored.sha256 != digest(held):
+            raise IntegrityError("the store does not hold what was put", where=blob.key)
+        if stored.until is None or stored.until < until:
+            raise IntegrityError("the store keeps it for less long than asked", where=blob.key)
         return stored, held
 
     def _conditions(
