@@ -171,7 +171,7 @@ class EmbeddedCluster:
         quiet_since = anyio.current_time()
         while True:
             await anyio.lowlevel.checkpoint()
-            if self._news.closed:
+            if self._closed():
                 return
             head = self._reading.head()
             if position > head:
@@ -179,22 +179,19 @@ class EmbeddedCluster:
             changes = self._reading.changes(scope.kind, position, head, _CHUNK)
             for version in changes:
                 notice = self._notice(kind, scope, version)
-                position = version.revision
                 if notice is not None:
                     yield notice
-            if len(changes) == _CHUNK:
-                continue
-            position = head
-            if changes:
-                # Commits may have come while the consumer had the notices; look again before waiting.
-                quiet_since = anyio.current_time()
-                continue
+                    quiet_since = anyio.current_time()
+                    if self._closed():
+                        return
+            position = changes[-1].revision if len(changes) == _CHUNK else head
             quiet = anyio.current_time() - quiet_since
             if quiet >= self._bookmark_seconds:
                 yield Notice(Change.BOOKMARK, str(position))
                 quiet_since = anyio.current_time()
-                continue
-            position = await self._news.wait(scope.kind, position, self._bookmark_seconds - quiet)
+            elif not changes:
+                # Only now: while a consumer had a notice, commits may have come that no waiter was there to hear of.
+                position = await self._news.wait(scope.kind, position, self._bookmark_seconds - quiet)
 
     async def create(self, resource: R) -> R:
         """Store a new object and return it as stored."""
@@ -251,8 +248,11 @@ class EmbeddedCluster:
         assert self._store.writing is not None
         self._hub.told(touched, self._store.writing.upcoming - 1)
 
+    def _closed(self) -> bool:
+        return self._news.closed
+
     def _check_open(self) -> None:
-        if self._news.closed:
+        if self._closed():
             raise UnavailableError("the cluster is closed")
 
     def _decode(self, kind: type[R], body: bytes) -> R:

@@ -1,5 +1,6 @@
 """Group commit: writers that come while a commit runs share the next one, and its fsync."""
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
@@ -53,6 +54,9 @@ class Commits:
         self._turn = anyio.Lock(fast_acquire=True)
         # A thread of its own: writes must not stand behind other people's slow calls.
         self._thread = anyio.CapacityLimiter(1)
+        # A cancellation by asyncio itself (an interrupt) frees the turn while the thread still works.
+        self._working = threading.Lock()
+        self._untold: dict[str, int] = {}
 
     async def run(self, work: Callable[[Writing], T]) -> T:
         """Return what `work` returned, once it is durable; raise what it raised, or what kept the commit from disk.
@@ -74,24 +78,31 @@ class Commits:
     async def settled(self) -> None:
         """Wait until no commit is under way."""
         async with self._turn:
-            pass
+            await self._batch()
 
     async def _batch(self) -> None:
         # The batch is taken where it is run: a cancellation on the way to the thread must lose nobody's job.
         if self._inline:
             await anyio.lowlevel.checkpoint()
-            touched = self._commit()
+            self._commit()
         else:
-            touched = await anyio.to_thread.run_sync(self._commit, limiter=self._thread)
+            await anyio.to_thread.run_sync(self._commit, limiter=self._thread)
+        touched, self._untold = self._untold, {}
         if touched:
             self._told(touched)
 
-    def _commit(self) -> dict[str, int]:
+    def _commit(self) -> None:
+        with self._working:
+            self._commit_batch()
+
+    def _commit_batch(self) -> None:
         batch: list[_Job[Any]] = []
         while self._queue and len(batch) < BATCH:
             job = self._queue.popleft()
             if job.wanted:
                 batch.append(job)
+        if not batch:
+            return
         try:
             with self._writing.transaction():
                 for job in batch:
@@ -101,7 +112,8 @@ class Commits:
                 job.error = job.error or UnavailableError(f"the commit failed: {error}", where="cluster")
             if not isinstance(error, UgalluError):
                 raise
-            return {}
+            return
         for job in batch:
             job.committed = True
-        return self._writing.touched
+        for kind, first in self._writing.touched.items():
+            self._untold.setdefault(kind, first)

@@ -529,7 +529,7 @@ class ClusterContract:
         assert marked.metadata.deletion_timestamp is not None
         assert marked.metadata.uid == made.metadata.uid
         await cluster.delete(SigmaRule, name)
-        assert (await cluster.get(SigmaRule, name)).metadata.deletion_timestamp == marked.metadata.deletion_timestamp
+        assert await cluster.get(SigmaRule, name) == marked
         await cluster.patch_status(SigmaRule, name, {"matchCount": 1})
         with pytest.raises(InvalidError):
             await cluster.patch(SigmaRule, name, {"metadata": {"finalizers": ["ugallu.io/a", "ugallu.io/late"]}})

@@ -1,19 +1,24 @@
 """What is particular to the embedded cluster: its directory, its readers, its limits."""
 
+import asyncio
+import contextlib
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
+import anyio.to_thread
 import pytest
 
-from ugallu.api.meta import Kind, Metadata, OwnerReference, Resource, Wire
+from ugallu.api.meta import Kind, Metadata, OwnerReference, Resource, Wire, encode
 from ugallu.api.sigma import SigmaRule
 from ugallu.cluster.embedded import EmbeddedCluster
 from ugallu.cluster.embedded.lock import held_by
+from ugallu.cluster.embedded.store import Place, Writing
 from ugallu.cluster.port import (
     Change,
     ForbiddenError,
@@ -24,7 +29,7 @@ from ugallu.cluster.port import (
     list_all,
 )
 from ugallu.errors import PermanentError
-from ugallu.testing.contracts.cluster import rule
+from ugallu.testing.contracts.cluster import SlimRule, rule
 
 
 class BoxSpec(Wire, frozen=True, kw_only=True):
@@ -250,6 +255,8 @@ async def test_an_owner_must_be_the_very_object(cluster: EmbeddedCluster) -> Non
     assert not await born("c", "another-uid", free)
     assert await born("d", near.metadata.uid, near)
     assert not await born("e", near.metadata.uid, near, namespace="other")
+    await cluster.patch(Box, "d", {"metadata": {"ownerReferences": None}}, "a")
+    assert cluster._reading.dependents(near.metadata.uid) == []
 
 
 async def test_a_dependent_with_finalizers_waits_for_them(cluster: EmbeddedCluster) -> None:
@@ -290,6 +297,78 @@ async def test_a_cancelled_write_harms_no_other(tmp_path: Path) -> None:
     kept = {item.metadata.name for item in items if item.metadata.name.startswith("r-")}
     assert len(kept) == sum(number % 3 != round_ % 3 for round_ in range(20) for number in range(10))
     await cluster.close()
+
+
+async def test_a_write_that_asyncio_cancels_harms_no_other(tmp_path: Path) -> None:
+    """A task cancelled past anyio's shields (an interrupt) leaves its commit to finish before the next begins."""
+    cluster = EmbeddedCluster.open(tmp_path)
+    slim = encode(SlimRule(metadata=Metadata(name="slow")))
+    begun, go = threading.Event(), threading.Event()
+    writers: list[asyncio.Task[Any]] = []
+
+    def slow(tx: Writing) -> None:
+        tx.put(Place("security.ugallu.io/SigmaRule", "", "slow"), Change.ADDED, slim, None, None)
+        begun.set()
+        assert go.wait(10)
+
+    async def interrupted() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        writers.append(task)
+        with contextlib.suppress(asyncio.CancelledError):
+            await cluster._write(slow)
+
+    since = (await cluster.list(SigmaRule)).resource_version
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(interrupted)
+        await anyio.to_thread.run_sync(begun.wait)
+        writers[0].cancel()
+        tasks.start_soon(cluster.create, rule("next"))
+        await anyio.wait_all_tasks_blocked()
+        go.set()
+    watch = cluster.watch(SlimRule, since=since)
+    assert [(await anext(watch)).change for _ in range(2)] == [Change.ADDED, Change.ADDED]
+    await watch.aclose()
+    await cluster.close()
+    reader = EmbeddedCluster.open(tmp_path, read_only=True)
+    assert [item.metadata.name for item in (await reader.list(SlimRule)).items] == ["next", "slow"]
+    await reader.close()
+
+
+async def test_a_busy_kind_does_not_keep_bookmarks_from_a_selection(cluster: EmbeddedCluster) -> None:
+    """A watch whose selection is quiet hears how far history has come, however much happens outside of it."""
+    quiet = EmbeddedCluster.in_memory(history=50, bookmark_seconds=0.02)
+    marks: list[str] = []
+
+    async def follow() -> None:
+        async with aclosing(quiet.watch(SigmaRule, since="1", labels="mine")) as notices:
+            async for notice in notices:
+                assert notice.change is Change.BOOKMARK
+                marks.append(notice.resource_version)
+                if len(marks) == 3:
+                    break
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow)
+            number = 0
+            while len(marks) < 3:
+                number += 1
+                await quiet.create(rule(f"other-{number}"))
+    assert number > 3
+    assert int(marks[0]) < int(marks[1]) < int(marks[2])
+    await quiet.close()
+
+
+async def test_closing_amid_a_notice_ends_the_watch(cluster: EmbeddedCluster) -> None:
+    """A consumer that closes the cluster while it holds a notice gets no error, but the end."""
+    for number in range(3):
+        await cluster.create(rule(f"r{number}", labels={"a": "b"}))
+    seen = 0
+    async for _ in cluster.watch(SigmaRule, since="1", labels="a=b"):
+        seen += 1
+        await cluster.close()
+    assert seen == 1
 
 
 async def test_a_full_disk_is_said_and_survived(tmp_path: Path) -> None:
