@@ -84,6 +84,11 @@ def from_record(item_id: int) -> bool:
     return item_id & _RISEN in (0, _RISEN)
 
 
+def ids_of(seq: int) -> tuple[int, int]:
+    """Return the ids that the finding of a record can have."""
+    return seq << _SHIFT, seq << _SHIFT | _RISEN
+
+
 def item_of(item_id: int, found: Submitted) -> Item:
     """Return the item of a finding: its first event, or the one for a rise of severity."""
     name = found.name

@@ -36,11 +36,14 @@ from ugallu.settings import EmitSettings
 
 READER = "outbox"
 _CHUNK = 512
+_REREAD = 128
 _SAVE_SECONDS = 1.0
 _SAVE_RECORDS = 8192
 _MAX_DERIVED = 8192
 _MAX_SUFFIX = 99
 _DEAD_LETTERS = 64
+_SUSPECTS = 8
+"""When so many different items have failed in a row it is the cluster that fails."""
 _DOUBT_SECONDS = 600.0
 """An item is not given up before it has failed this long in this process: wall clocks jump."""
 
@@ -80,7 +83,8 @@ class Outbox:
     """One pump per journal. Call `recover` before sources start, `run` beside them, `drain` at the end of a replay.
 
     `live`: windows also close when nothing comes for as long as they last, by the wall clock; a replay leaves that to
-    `drain`. `in_flight` creates are under way at a time; `held` findings are kept whole in memory.
+    `drain`. `in_flight` creates are under way at a time (0: what suits the cluster); `held` findings are kept whole in
+    memory, and `windows` are open at most.
     """
 
     def __init__(  # noqa: PLR0917 - what every part takes, in the order in which every part takes it
@@ -93,7 +97,7 @@ class Outbox:
         settings: EmitSettings,
         *,
         live: bool = False,
-        in_flight: int = 8,
+        in_flight: int = 0,
         held: int = 1024,
         windows: int = 4096,
     ) -> None:
@@ -107,7 +111,8 @@ class Outbox:
         self._log = log
         self._settings = settings
         self._live = live
-        self._in_flight = in_flight
+        # The embedded cluster commits what waits together: one fsync for all of them.
+        self._in_flight = in_flight or (64 if cluster.embedded else 8)
         self._pending = Pending(held=held)
         self._decisions = Decisions(
             Fold(settings.fold_window_seconds, capacity=windows), Gate(settings.objects_per_hour), Ledger()
@@ -449,12 +454,18 @@ class Outbox:
         self._step()
 
     def _again(self, item_id: int) -> Item | None:
-        """Read a finding again that was not kept in memory; None when the journal has lost it."""
-        for record in self._reader.read(record_of(item_id) - 1, limit=1):
-            entry = self._decode(record)
-            if record.seq == record_of(item_id) and isinstance(entry, Submitted):
-                return item_of(item_id, entry)
-        return None
+        """Read a finding again that was not kept, and keep those behind it; None when the journal has lost it."""
+        found = None
+        for record in self._reader.read(record_of(item_id) - 1, limit=_REREAD):
+            for wanted in self._pending.wanted(record.seq):
+                entry = self._decode(record)
+                if isinstance(entry, Submitted):
+                    item = item_of(wanted, entry)
+                    if wanted == item_id:
+                        found = item
+                    else:
+                        self._pending.hold(item)
+        return found
 
     async def _place(self, item: Item) -> None:
         """Create the event under its name, or under the first suffix that no different fact has taken."""
@@ -531,7 +542,7 @@ class Outbox:
         wish = getattr(error, "retry_after", None) or 0.0
         self._pending.later(item.id, now + max(failing.backoff.next(), min(wish, 60.0)))
         self._suspects.add(item.id)
-        if len(self._suspects) >= self._in_flight:
+        if len(self._suspects) >= min(self._in_flight, _SUSPECTS):
             self._resume = now + self._outage.next()
             self._suspects.clear()
             self._log.warning("the cluster does not take events; they wait", error=str(error), pending=self.pending)

@@ -8,7 +8,7 @@ were decided, so that the same one gets the plain name in every run.
 import heapq
 from collections import deque
 
-from ugallu.emit.decisions import Item, from_record
+from ugallu.emit.decisions import Item, from_record, ids_of
 
 _RANKS = range(4, -1, -1)
 URGENT = 3
@@ -80,6 +80,15 @@ class Pending:
         """Try an item in flight again at `due`."""
         self._flying.remove(item_id)
         heapq.heappush(self._later, (due, -self._ranks[item_id], item_id))
+
+    def wanted(self, seq: int) -> list[int]:
+        """Return the pending findings of a record that are not held."""
+        return [item_id for item_id in ids_of(seq) if item_id in self._ranks and item_id not in self._items]
+
+    def hold(self, item: Item) -> None:
+        """Keep a finding that was read again, while there is room."""
+        if self.held < self._bound:
+            self._items[item.id] = item
 
     def due(self) -> float:
         """Return when the first failing item is to be tried again, infinite when there is none."""
