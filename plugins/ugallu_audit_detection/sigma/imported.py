@@ -12,7 +12,7 @@ import msgspec
 from ugallu.sdk import EventClass, PermanentError, Severity, SigmaEmit, SigmaRateLimit, SigmaRuleSpec, decode_strict
 from ugallu_audit_detection.sigma import parse as upstream
 from ugallu_audit_detection.sigma.errors import Reason, RuleError, shown
-from ugallu_audit_detection.sigma.upstream import unsupported
+from ugallu_audit_detection.sigma.upstream import detection_expr, unsupported
 
 SEVERITIES = {
     "informational": Severity.INFO,
@@ -140,6 +140,7 @@ def _rule(detection: upstream.Detection, source: str, where: str) -> ImportedRul
         raise RuleError(
             Reason.COMPILE_ERROR, f"{len(source)} characters", where=where, fix=f"at most {upstream.MAX_RULE}"
         )
+    detection_expr(detection, where=where)  # refuses what would not compile
     event_type = ours.type or _guessed_type(detection)
     severity = ours.severity or SEVERITIES.get(header.level, Severity.MEDIUM)
     if header.status == "experimental" and not ours.severity and severity in (Severity.HIGH, Severity.CRITICAL):

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from ugallu_audit_detection.sigma.errors import Reason, RuleError, shown
-from ugallu_audit_detection.sigma.pattern import MAX_REGEX, Wild
+from ugallu_audit_detection.sigma.pattern import Wild, any_regex
 
 MAX_RULE = 64 << 10
 MAX_STREAM = 16 << 20
@@ -255,16 +255,16 @@ def _check_size(document: dict[str, Any], where: str) -> None:
 
 
 def _check_regexes(items: dict[Any, Any], where: str) -> None:
+    """Refuse what RE2 refuses before pySigma tries it, because there RE2 also writes to standard error."""
     for key, value in items.items():
         if "re" in str(key).split("|")[1:]:
             for source in value if isinstance(value, list) else [value]:
-                if not isinstance(source, str) or len(source) > MAX_REGEX:
+                if not isinstance(source, str):
                     raise RuleError(
-                        Reason.REGEX,
-                        f"{key}: the expression {shown(source)} is no text or too long",
-                        where=where,
-                        fix=f"at most {MAX_REGEX} characters",
+                        Reason.REGEX, f"{key}: {shown(source)} is no text", where=where, fix="put it into quotes"
                     )
+                if "expand" not in str(key).split("|"):
+                    any_regex((source,), where=f"{where}: {key}")
 
 
 def _nesting(condition: str) -> int:

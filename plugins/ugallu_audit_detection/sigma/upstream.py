@@ -84,7 +84,7 @@ _POD: dict[str, tuple[str, tuple[Step, ...]]] = {
     "image": ("$ctr", (EACH, "image")),
 }
 _WHOLE: dict[str, tuple[Part, Callable[[RecordView], object]]] = {
-    "objectRef": (Part.KEY, lambda view: view.record.object_ref),
+    "objectRef": (Part.ENVELOPE, lambda view: view.record.object_ref),
     "user": (Part.USER, lambda view: view.user if view.record.user else None),
     "impersonatedUser": (Part.USER, lambda view: view.impersonated),
     "responseStatus": (Part.STATUS, lambda view: view.response if view.record.response_status else None),
@@ -332,7 +332,8 @@ def _compared(left: Field, right: Field, how: str) -> Expr:
         others = _folded_texts(right, view)
         return bool(others) and any(hit(text, other) for text in _folded_texts(left, view) for other in others)
 
-    part = max(left.part, right.part)
+    # Conditions that look at two parts are never settled by one of them: they count as no cheaper than a status.
+    part = left.part if left.part is right.part else max(left.part, right.part, Part.STATUS)
     return Check(f"{left.name} {how} the value of {right.name}", part, holds)
 
 

@@ -331,7 +331,7 @@ def test_both_languages_agree_on_the_incident(language: str) -> None:
     else:
         imported = import_sigma(sigma_stream(documents), where="stream")
         rules = [compile_rule(str(i), spec) for i, (_, spec) in enumerate(imported)]
-    lines = gzip.decompress((root / "examples" / "audit.jsonl.gz").read_bytes()).splitlines()[::20]
+    lines = gzip.decompress((root / "examples" / "audit.jsonl.gz").read_bytes()).splitlines()[::60]
     matcher = Matcher(rules)
     hits = 0
     for line in lines:
@@ -341,4 +341,4 @@ def test_both_languages_agree_on_the_incident(language: str) -> None:
         assert got == {
             str(i) for i, each in enumerate(objects) if reference.native_matches(each["spec"]["match"], event)
         }
-    assert hits > 5
+    assert hits > 2
