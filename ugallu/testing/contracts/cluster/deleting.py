@@ -93,3 +93,27 @@ class Deleting(Abilities):
         late = await cluster.create(rule(unique(), labels={"t": label}).with_metadata(owner_references=(ref,)))
         seen = await collect(cluster, since, lambda seen: seen[-1].change is Change.DELETED, labels=f"t={label}")
         assert told(seen)[-1] == ("DELETED", late.metadata.name)
+
+    async def test_an_owner_named_later_counts(self, cluster: Cluster) -> None:
+        """An owner that a patch adds takes the object along, one that a patch removed does not."""
+        if not self.collects_garbage:
+            pytest.skip("this cluster runs no garbage collector")
+        label = unique()
+        owner = await cluster.create(rule(unique()))
+        ref = {
+            "apiVersion": SigmaRule.kind_info.api_version,
+            "kind": "SigmaRule",
+            "name": owner.metadata.name,
+            "uid": owner.metadata.uid,
+        }
+        adopted = await cluster.create(rule(unique(), labels={"t": label}))
+        freed = await cluster.create(rule(unique(), labels={"t": label}))
+        for name in (adopted.metadata.name, freed.metadata.name):
+            await cluster.patch(SigmaRule, name, {"metadata": {"ownerReferences": [ref]}})
+        await cluster.patch(SigmaRule, freed.metadata.name, {"metadata": {"ownerReferences": None}})
+        _, since = await list_all(cluster, SigmaRule, labels=f"t={label}")
+        await cluster.delete(SigmaRule, owner.metadata.name)
+        seen = await collect(cluster, since, lambda seen: len(seen) == 1, labels=f"t={label}")
+        assert told(seen) == [("DELETED", adopted.metadata.name)]
+        left, _ = await list_all(cluster, SigmaRule, labels=f"t={label}")
+        assert [item.metadata.name for item in left] == [freed.metadata.name]
