@@ -6,7 +6,7 @@ conditions on the caller are settled once per caller and kind of request. What i
 the others a look at a name, a status or a body. Bodies are decoded when such a rest asks, once.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ugallu.sdk import AuditObject, AuditRecord
 from ugallu_audit_detection.sigma.compile import CompiledRule
@@ -23,11 +23,37 @@ MAX_CASES = 16384
 """Callers times kinds of request remembered; about a kilobyte each. Then they are forgotten and learned anew."""
 
 
+class Budget:
+    """What one event may cost one rule, in seconds of `clock`. It outlives the matchers that it is given to.
+
+    Events are timed whole; only one that takes longer than `limit` is asked again rule by rule, to name the spender.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, limit: float = 0.005) -> None:
+        self.clock = clock
+        self.limit = limit
+        self.overruns: dict[str, int] = {}
+        """Rule -> on how many events it alone took longer than the limit."""
+
+    def spent(self, cases: Sequence[Case], view: RecordView) -> list[CompiledRule]:
+        """Ask the rules, and note those that take too long."""
+        start = self.clock()
+        hits = [rule for rule, holds in cases if holds(view)]
+        if self.clock() - start > self.limit:
+            for rule, holds in cases:
+                start = self.clock()
+                holds(RecordView(view.record))
+                if self.clock() - start > self.limit:
+                    self.overruns[rule.name] = self.overruns.get(rule.name, 0) + 1
+        return hits
+
+
 class Matcher:
     """An immutable set of rules: build a new one when a rule changes, and swap it in. Disabled rules are left out."""
 
-    def __init__(self, rules: Sequence[CompiledRule]) -> None:
+    def __init__(self, rules: Sequence[CompiledRule], *, budget: Budget | None = None) -> None:
         self.rules = tuple(rules)
+        self._budget = budget
         self._active = tuple(rule for rule in rules if rule.spec.enabled and not rule.never_matches)
         self._all = (1 << len(self._active)) - 1
         self._indexes = tuple(
@@ -54,6 +80,8 @@ class Matcher:
         if not cases:
             return NONE
         view = RecordView(record, self._callers)
+        if self._budget is not None:
+            return self._budget.spent(cases, view)
         return [rule for rule, holds in cases if holds(view)]
 
     def match_batch(self, records: Iterable[AuditRecord]) -> Iterator[tuple[int, Sequence[CompiledRule]]]:

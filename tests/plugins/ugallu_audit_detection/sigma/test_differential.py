@@ -134,7 +134,7 @@ bodies = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=3)),
     max_leaves=12,
 )
-odd = st.one_of(words, st.none(), st.integers(0, 3), st.just([]), st.just({}))
+odd: st.SearchStrategy[Any] = st.one_of(words, st.none(), st.integers(0, 3), st.just([]), st.just({}))
 callers = st.one_of(
     st.fixed_dictionaries(
         {}, optional={"username": words, "uid": words, "groups": st.lists(words, max_size=2),

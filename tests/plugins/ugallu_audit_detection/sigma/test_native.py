@@ -9,7 +9,7 @@ import pytest
 from ugallu.sdk import AuditRecord, SigmaEmit, SigmaMatch, SigmaRuleSpec, decode_strict
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import Reason, RuleError
-from ugallu_audit_detection.sigma.match import Matcher, match_one
+from ugallu_audit_detection.sigma.match import Budget, Matcher, match_one
 
 EMIT = SigmaEmit(security_event_type="KubernetesAPICall", severity="low")  # type: ignore[arg-type]
 
@@ -263,9 +263,9 @@ def test_what_is_known_before_any_event() -> None:
     assert not rule({"verb": ["get"]}).matches_everything
     one = rule({"verb": ["create"], "objectRef": {"apiGroup": [""], "resource": ["pods"]}, "stage": ["Panic"],
                 "objectGlob": [{"jsonPath": "$", "patterns": ["*"]}]})  # fmt: skip
-    assert one.dispatch.verbs == {"create"}
-    assert one.dispatch.resources == {"pods"}
-    assert one.needs.stages == {"Panic"}
+    assert one.dispatch.verbs == frozenset(["create"])
+    assert one.dispatch.resources == frozenset(["pods"])
+    assert one.needs.stages == frozenset(["Panic"])
     assert one.needs.level == "Request"
     assert any("verb is create" in sentence for sentence in one.explain())
 
@@ -278,6 +278,19 @@ def test_disabled_rules_are_left_out_and_order_is_kept() -> None:
     assert [each.name for each in matcher.match(seen)] == ["b", "a"]
     assert match_one(off, seen)
     assert [(i, len(found)) for i, found in matcher.match_batch([record(verb="x"), seen])] == [(0, 1), (1, 2)]
+
+
+def test_a_rule_that_takes_too_long_is_told() -> None:
+    """The budget names the rule that spent it, and only that one."""
+    ticks = iter(range(1000))
+    budget = Budget(lambda: float(next(ticks)), limit=1.5)
+    slow = rule({"userAgentGlob": ["a*"]}, "slow")
+    matcher = Matcher([slow, rule({"verb": ["list"]}, "other")], budget=budget)
+    assert not matcher.match(record(verb="get"))
+    assert not budget.overruns
+    budget.limit = 0.5
+    assert [each.name for each in matcher.match(record(verb="get", userAgent="a"))] == ["slow"]
+    assert budget.overruns == {"slow": 1}
 
 
 def test_a_client_that_invents_resources_and_callers_does_not_fill_memory() -> None:
