@@ -38,10 +38,7 @@ class Limiter:
         self._buckets.pop(rule, None)
 
     def snapshot(self) -> dict[str, tuple[float, float, float, float]]:
-        """Return burst, rate, tokens and stamp of every bucket that was ever asked.
-
-        A full one too: its stamp decides what a late event finds in it.
-        """
+        """Return burst, rate, tokens and stamp of every bucket that was ever asked."""
         return {
             rule: (bucket.burst, bucket.rate, bucket.tokens, bucket.stamp)
             for rule, bucket in sorted(self._buckets.items())

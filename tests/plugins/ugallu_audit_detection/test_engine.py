@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -231,6 +232,12 @@ def test_repeats_are_silent_within_the_window() -> None:
     assert made.books()["dropped.dedupe"] == 2
 
 
+def test_a_late_event_is_a_repeat_only_if_it_is_near() -> None:
+    """The window lies around what was reported: other recordings and late lines are measured alike."""
+    made = engine(armed(suppress={"window": "10m"}))
+    assert [f.detected_at for f in run(made, [at(700), at(101), at(0)])] == [at(700).seen_at, at(0).seen_at]
+
+
 def test_a_rule_names_what_makes_a_repeat() -> None:
     """`dedupeBy` speaks the language of placeholders."""
     made = engine(armed(suppress={"window": "10m", "dedupeBy": ["sourceIPs[-1]"]}))
@@ -273,6 +280,29 @@ def test_a_limiter_says_that_it_drops() -> None:
     books = made.books()
     assert books["matched"] == 91 + len(reports)
     assert books["dropped.rule_rate_limit"] == 91 - made.tallies.of("pod-read").matched
+
+
+def test_a_limiter_speaks_no_oftener_after_a_restart() -> None:
+    """When it last said so, and what came since, is part of the checkpoint."""
+    rule = armed(rateLimit={"burst": 1, "sustainedPerSec": 1})
+    first = engine(rule)
+    everything(first, [at(0)] * 10)
+    second = engine(rule)
+    second.restore(first.snapshot())
+    reports = [f for f in everything(second, [at(0.5)] * 10 + [at(62)] * 2) if is_report(f)]
+    assert [f.signals["dropped"] for f in reports] == ["19"]
+
+
+def test_a_batch_can_be_taken_back() -> None:
+    """The worker does so when a batch fails half way: what the first try spent is there again."""
+    rule = armed(rateLimit={"burst": 2, "sustainedPerSec": 1}, suppress={"window": "10m", "dedupeBy": ["auditID"]})
+    batch = [at(0, auditID=name, stage="ResponseStarted") for name in "abcd"]
+    made = engine(rule)
+    before = made.snapshot()
+    first = everything(made, batch)
+    made.restore(before)
+    assert made.snapshot() == before
+    assert everything(made, batch) == first
 
 
 def test_a_flood_that_is_limited_makes_no_repeat() -> None:
@@ -434,3 +464,56 @@ def test_one_by_one_is_the_same_as_together(stream: list[AuditRecord]) -> None:
     whole, single = engine(*RULES), engine(*RULES)
     assert [f for record in stream for f in single.inspect(record)] == everything(whole, stream)
     assert single.snapshot() == whole.snapshot()
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "username",
+                    "groups",
+                    "extra",
+                    "code",
+                    "metadata",
+                    "spec",
+                    "kind",
+                    "data",
+                    "name",
+                    "value",
+                    "path",
+                    "op",
+                    "items",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+CURIOUS = armed(
+    "curious",
+    match={},
+    suppress={"window": "1s", "dedupeBy": ["requestObject:$.metadata.name", "user.extra.code"]},
+    emit={
+        "securityEventType": "KubernetesAPICall",
+        "severity": "info",
+        "signals": {"all": "${requestObject:$} ${responseObject:$.items[*]} ${annotations.a} ${sourceIPs[-1]}"},
+    },
+    rateLimit={"burst": 10_000, "sustainedPerSec": 10_000},
+)
+PARTS = ["user", "impersonatedUser", "sourceIPs", "responseStatus", "requestObject", "responseObject", "annotations"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.fixed_dictionaries({}, optional=dict.fromkeys(PARTS, anything)), st.sampled_from(["create", "patch", "delete"])
+)
+def test_no_event_breaks_the_engine(parts: dict[str, Any], verb: str) -> None:
+    """Whatever stands in the raw parts of a line, the match is a finding whose canonical JSON is one and the same."""
+    (finding,) = run(engine(CURIOUS), [audit_record(verb=verb, **parts)])
+    plain = msgspec.to_builtins((finding.about, finding.signals))
+    assert msgspec.json.encode(plain, order="sorted") == rfc8785.dumps(plain)
