@@ -13,6 +13,7 @@ from ugallu.cluster.port import InvalidError
 
 Document: TypeAlias = dict[str, Any]
 
+_sorted = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -39,6 +40,11 @@ def document_of(resource: Resource) -> Document:
     """Return a Struct as a document, with `apiVersion` and `kind`."""
     kind = type(resource).kind_info
     return {"apiVersion": kind.api_version, "kind": kind.name, **plain(resource)}
+
+
+def same(one: Document, other: Document) -> bool:
+    """Tell whether two documents are the same JSON: to Python, `true` equals 1."""
+    return one == other and _sorted(one) == _sorted(other)
 
 
 def depth(value: Any) -> int:  # noqa: ANN401 - any JSON value

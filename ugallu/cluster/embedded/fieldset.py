@@ -53,7 +53,7 @@ def apply(live: Document | None, applied: Document, owned: Owned | None, manager
     taken = {path for path in mine if _at(target, path) != _at(wanted, path)}
     for path in owned.get(manager, set()) - mine - set().union(*others.values()):
         _remove(target, path)
-    for path in mine:
+    for path in _walk(wanted, ()):
         _set(target, path, _at(wanted, path))
     result = _plain(target, live)
     present = leaves(result)

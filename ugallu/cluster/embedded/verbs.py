@@ -13,7 +13,7 @@ from ugallu.api.meta import Kind, Resource
 from ugallu.clock import Clock
 from ugallu.cluster.embedded import fieldset, names
 from ugallu.cluster.embedded.admission import Admission, check_namespace
-from ugallu.cluster.embedded.document import Document, parse, place, render, type_key
+from ugallu.cluster.embedded.document import Document, parse, place, render, same, type_key
 from ugallu.cluster.embedded.merge import merged
 from ugallu.cluster.embedded.store import Place, Version, Writing
 from ugallu.cluster.port import (
@@ -96,7 +96,7 @@ class Verbs:
         wanted = self._admission.admit("update", writer, merged(before, {"status": patch}), before, "status")
         if wanted.get("status") == {} and "status" not in before:
             del wanted["status"]
-        if wanted == before:
+        if same(wanted, before):
             return old.body
         return _write(tx, old, wanted, old.owned)
 
@@ -171,7 +171,7 @@ class Verbs:
         if owned is None:
             owned = fieldset.written(before, wanted, fieldset.load(old.owned))
         text = fieldset.dump(owned)
-        if wanted == before:
+        if same(wanted, before):
             if text != old.owned:
                 tx.own(old.revision, text)
             return old.body
@@ -181,7 +181,7 @@ class Verbs:
             raise InvalidError(
                 f"metadata.finalizers: no new finalizer ({min(added)}) while the object is being deleted", where=where
             )
-        if _desired(wanted) != _desired(before):
+        if not same(_desired(wanted), _desired(before)):
             wanted["metadata"]["generation"] = before["metadata"]["generation"] + 1
         if deleting and not wanted["metadata"].get("finalizers"):
             return self._bury(tx, old, wanted)

@@ -220,6 +220,14 @@ async def test_a_kind_without_a_schema_keeps_what_others_wrote(cluster: Embedded
         await cluster.patch(Box, "a", {"spec": {"size": "huge"}}, "a")
 
 
+async def test_true_is_not_one(cluster: EmbeddedCluster) -> None:
+    """A change from 1 to true is a change, though Python calls them equal."""
+    made = await cluster.create(OpenBox(metadata=Metadata(name="a", namespace="a"), spec={"free": 1}))
+    changed = await cluster.patch(OpenBox, "a", {"spec": {"free": True}}, "a")
+    assert changed.spec["free"] is True
+    assert changed.metadata.generation == made.metadata.generation + 1
+
+
 async def test_what_etcd_would_refuse_is_refused(cluster: EmbeddedCluster) -> None:
     """An object of more than 1.5 MiB does not get in, nor does one that cannot be JSON."""
     await cluster.create(box("fits", colour="x" * (3 << 18)))

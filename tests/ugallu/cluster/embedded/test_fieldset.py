@@ -92,6 +92,13 @@ def test_finalizers_and_owners_are_owned_one_by_one() -> None:
     assert live["metadata"]["ownerReferences"] == [owner("2")]
 
 
+def test_finalizers_keep_the_order_they_were_applied_in() -> None:
+    """Order is what was asked for, not what a hash makes of it."""
+    names = [f"x/{letter}" for letter in "zebra"]
+    live, _ = fieldset.apply(document({}), document({}, finalizers=names), None, "a")
+    assert live["metadata"]["finalizers"] == names
+
+
 def test_status_and_identity_are_nobodys() -> None:
     """An apply leaves status, uid and the like as they are, whoever applied what."""
     live = {**document({"a": 1}, uid="u", resourceVersion="7"), "status": {"s": 1}}
