@@ -77,13 +77,20 @@ def tells_of(name: str, seen: list[Notice[SigmaRule]]) -> bool:
 
 
 async def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(tmp_path: Path) -> None:
-    """After each kill every acknowledged write is there, families are whole or gone, history leads to the present."""
+    """After each kill every acknowledged write is there, families are whole or gone, history leads to the present.
+
+    A reader sees the same before any writer has come to repair.
+    """
     dice = random.Random(7)
     acknowledged: list[list[str]] = []
     for generation in range(3):
         acknowledged += killed(tmp_path, generation, dice.randint(50, 400))
+        reader = EmbeddedCluster.open(tmp_path, read_only=True)
+        left_behind = await list_all(reader, SigmaRule)
+        await reader.close()
         cluster = EmbeddedCluster.open(tmp_path)
         items, _ = await list_all(cluster, SigmaRule)
+        assert left_behind[0] == items
         stored = {item.metadata.name: item for item in items}
         deleted = {name for word, name, *_ in acknowledged if word == "deleted"}
         for word, name, *rest in acknowledged:
