@@ -196,7 +196,8 @@ def _journal(path: Path, *, busy: bool) -> Finding:
     records = damaged = torn = 0
     firsts: list[int] = []
     for segment in segments:
-        header = frames.decode_header(segment.open("rb").read(frames.HEADER_BYTES))
+        with segment.open("rb") as file:
+            header = frames.decode_header(file.read(frames.HEADER_BYTES))
         firsts.append(header.first if header else 0)
     for index, segment in enumerate(segments):
         data = segment.read_bytes()

@@ -1,0 +1,120 @@
+"""What the doctor says of a healthy state and of each illness, without touching either."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from ugallu.cli import diagnosis
+from ugallu.clock import SystemClock
+from ugallu.cluster.embedded.cluster import EmbeddedCluster
+from ugallu.evidence.signers.local import open_key
+from ugallu.journal.port import Retention
+from ugallu.journal.segmented import SegmentedJournal
+from ugallu.logs import logger
+from ugallu.metrics import Metrics
+from ugallu.settings import LogSettings, load
+
+
+async def a_state(path: Path) -> Path:
+    """Return a state directory with a cluster, a key and a journal of ten records."""
+    await EmbeddedCluster.open(path).close()
+    open_key(path / "evidence" / "keys" / "attestor.key")
+    journal = SegmentedJournal(
+        path / "journal", Retention(), clock=SystemClock(), metrics=Metrics(), log=logger(LogSettings(level="error"))
+    )
+    for number in range(10):
+        await journal.append([b"%d" % number * 50])
+    journal.close()
+    return path
+
+
+def examined(path: Path) -> Mapping[str, diagnosis.Finding]:
+    return {one.check: one for one in diagnosis.state(path, load({}, environ={}), SystemClock())}
+
+
+async def test_healthy_state_is_called_so(tmp_path: Path) -> None:
+    """Every check of a sound state is ok, inside and out."""
+    path = await a_state(tmp_path / "s")
+    found = [*examined(path).values(), *await diagnosis.contents(path, SystemClock())]
+    assert {one.verdict for one in found if one.check != "disk"} == {"ok"}, found
+
+
+async def test_examination_changes_nothing(tmp_path: Path) -> None:
+    """Names, sizes and times of all files are as before."""
+    path = await a_state(tmp_path / "s")
+
+    def listing() -> dict[str, tuple[int, int]]:
+        files = [file for file in path.rglob("*") if file.is_file() and "-shm" not in file.name]
+        return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+
+    before = listing()
+    examined(path)
+    await diagnosis.contents(path, SystemClock())
+    assert listing() == before
+
+
+async def test_open_directory_and_open_key_fail(tmp_path: Path) -> None:
+    """What others may read is a failure with the chmod that mends it."""
+    path = await a_state(tmp_path / "s")
+    path.chmod(0o755)
+    (path / "evidence" / "keys" / "attestor.key").chmod(0o644)
+    found = examined(path)
+    assert (found["permissions"].verdict, found["permissions"].fix) == ("fail", f"chmod 700 {path}")
+    assert found["key attestor.key"].verdict == "fail"
+    assert "chmod 600" in found["key attestor.key"].fix
+
+
+async def test_damaged_journal_fails(tmp_path: Path) -> None:
+    """A flipped byte in the middle of a segment is counted as damage."""
+    path = await a_state(tmp_path / "s")
+    [segment] = (path / "journal").glob("*.seg")
+    content = bytearray(segment.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    segment.write_bytes(content)
+    assert examined(path)["journal"].verdict == "fail"
+
+
+async def test_lock_names_its_living_holder(tmp_path: Path) -> None:
+    """While a process has the state, the doctor says which; afterwards it is free, whatever the file says."""
+    path = await a_state(tmp_path / "s")
+    cluster = EmbeddedCluster.open(path)
+    assert f"pid {os.getpid()}" in examined(path)["lock"].detail
+    await cluster.close()
+    assert "free" in examined(path)["lock"].detail
+
+
+async def test_state_from_the_future_fails(tmp_path: Path) -> None:
+    """Files newer than the clock mean that the clock is wrong, and evidence times would be."""
+    path = await a_state(tmp_path / "s")
+    ahead = SystemClock().now().timestamp() + 3600
+    os.utime(path / "cluster.db", (ahead, ahead))
+    assert examined(path)["clock"].verdict == "fail"
+
+
+def test_missing_state_fails(tmp_path: Path) -> None:
+    """A directory that is not there is one failure, not ten."""
+    assert [one.verdict for one in examined(tmp_path / "none").values()] == ["fail"]
+
+
+@pytest.mark.parametrize(("age", "size", "verdict"), [(0, 10, "ok"), (3600, 10, "warn"), (0, 0, "warn")])
+def test_audit_logs_are_alive_or_not(tmp_path: Path, age: int, size: int, verdict: str) -> None:
+    """A log that is written is ok; an old or an empty one is a warning."""
+    log = tmp_path / "audit.log"
+    log.write_bytes(b"x" * size)
+    when = SystemClock().now().timestamp() - age
+    os.utime(log, (when, when))
+    assert [one.verdict for one in diagnosis.audit_logs([log], SystemClock())] == [verdict]
+
+
+def test_missing_audit_log_fails(tmp_path: Path) -> None:
+    """A log that is not there is a failure with a hint."""
+    [found] = diagnosis.audit_logs([tmp_path / "none"], SystemClock())
+    assert found.verdict == "fail"
+    assert found.fix
+
+
+def test_installation_is_sound() -> None:
+    """Every installed operator can be imported."""
+    assert {one.verdict for one in diagnosis.installation()} == {"ok"}
