@@ -1,7 +1,7 @@
 """Make N comparable rules twice: native SigmaRule objects, and upstream Sigma as one YAML stream. Deterministic.
 
 The mix follows what real packs look like: two thirds ask for verb and resource (and a user or name pattern), one third
-also looks into the request body. `python benchmarks/make_rules.py N OUT_DIR` writes `native.json` and `sigma.yml`.
+also looks into the request body. `python -m benchmarks.make_rules N OUT_DIR` writes `native.json` and `sigma.yml`.
 """
 
 import json
@@ -11,12 +11,22 @@ from pathlib import Path
 from typing import Any
 
 GROUPS = {
-    "": "pods secrets configmaps serviceaccounts services namespaces nodes persistentvolumes events".split(),
-    "apps": "deployments daemonsets statefulsets replicasets".split(),
-    "batch": "jobs cronjobs".split(),
-    "rbac.authorization.k8s.io": "roles clusterroles rolebindings clusterrolebindings".split(),
-    "admissionregistration.k8s.io": "validatingwebhookconfigurations mutatingwebhookconfigurations".split(),
-    "networking.k8s.io": "networkpolicies ingresses".split(),
+    "": [
+        "pods",
+        "secrets",
+        "configmaps",
+        "serviceaccounts",
+        "services",
+        "namespaces",
+        "nodes",
+        "persistentvolumes",
+        "events",
+    ],  # fmt: skip
+    "apps": ["deployments", "daemonsets", "statefulsets", "replicasets"],
+    "batch": ["jobs", "cronjobs"],
+    "rbac.authorization.k8s.io": ["roles", "clusterroles", "rolebindings", "clusterrolebindings"],
+    "admissionregistration.k8s.io": ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"],
+    "networking.k8s.io": ["networkpolicies", "ingresses"],
 }
 VERBS = [
     ["create"],

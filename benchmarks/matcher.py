@@ -1,6 +1,6 @@
 """From audit line to decision on one core: events a second, and where the time goes.
 
-    python benchmarks/matcher.py [--recording FILE.jsonl.gz] [--rules DIR] [--rounds N] [--reference] [--quick]
+    python -m benchmarks.matcher [--recording FILE.jsonl.gz] [--rules DIR] [--rounds N] [--reference] [--quick]
 
 The recording is the incident of `examples/`. Bars: 120,000 events a second with 300 rules, 250,000 with the example
 rules. Rates are per CPU second, the median of the rounds; garbage collection is frozen as in the product. The profile
@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 import yaml
-from make_rules import make, sigma_stream
 
+from benchmarks.make_rules import make, sigma_stream
 from ugallu.sdk import AuditRecord, SigmaRule, decode_strict
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.expr import Part, leaves
