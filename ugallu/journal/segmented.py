@@ -29,7 +29,7 @@ from ugallu.clock import Clock
 from ugallu.errors import PermanentError, TransientError
 from ugallu.journal.cursors import CursorFiles, check_name
 from ugallu.journal.files import Files, SystemFiles, sync_directory, write_all
-from ugallu.journal.frames import Frame, Header, Hole, encode_frame
+from ugallu.journal.frames import HEADER_BYTES, Frame, Header, Hole, encode_frame
 from ugallu.journal.port import Cursor, Record, Retention
 from ugallu.journal.segment import Segment
 from ugallu.logs import Logger
@@ -364,6 +364,9 @@ class SegmentedJournal:
 
     def _roll(self, first: int) -> None:
         before = self._segments[-1] if self._segments else None
+        # A creation that fails half-way may leave a header that voids, after a restart, everything from `first` on in
+        # the present segment: from here on only a new one may take records.
+        self._spoiled = True
         made = self._create(before.ordinal + 1 if before else 1, first)
         with self._books:
             self._segments.append(made)
@@ -494,7 +497,7 @@ class SegmentedJournal:
         size = found.end + found.torn
         segment.release()
         # A crash while a segment is made leaves a torn header, behind which nothing was ever acknowledged.
-        if not last:
+        if not last and size > HEADER_BYTES:
             self._damaged += 1
             self._log.error("a segment of the journal is damaged", path=str(path), bytes=size)
         self._files.mkdir(self._path / "quarantine")

@@ -98,8 +98,9 @@ class AuditDecoder:
             self._reject(text, _reason(error), str(error))
             return
         if envelope is None:
-            self._accept()
-            yield 1, record
+            if not skip:
+                self._accept()
+                yield 1, record
         elif envelope.items is None:
             self._reject(text, "kind", f"kind {envelope.kind[:64]!r} is no audit Event")
         else:
@@ -210,7 +211,7 @@ def _whole_members(head: bytes) -> bytes:
         elif mark in (b"}", b"]"):
             depth -= 1
             if depth <= 0:
-                return b""
+                break
         elif mark == b"," and depth == 1:
             end = token.start()
     return head[:end]

@@ -140,6 +140,24 @@ async def test_total_refusal_is_told(tmp_path: Path) -> None:
     journal.close()
 
 
+async def test_a_half_made_segment_voids_nothing(tmp_path: Path) -> None:
+    """A segment whose making failed and cannot be undone does not void what is acknowledged after it."""
+    files = FaultyFiles()
+    journal = opened(tmp_path, files=files, segment_bytes=64)
+    await journal.append([b"a"])
+    files.plan = lambda operation, path: (
+        errno.EIO if (operation, path) == ("open", tmp_path) or operation == "unlink" else 0
+    )
+    with pytest.raises(TransientError):
+        await journal.append([b"refused"])
+    files.plan = healthy
+    await journal.append([b"b"])
+    kill(journal)
+    journal = opened(tmp_path)
+    assert texts(journal) == [b"a", b"b"]
+    journal.close()
+
+
 async def test_repeated_failures_leave_no_litter(tmp_path: Path) -> None:
     """A disk whose every fsync fails does not fill the directory with empty segments."""
     files = FaultyFiles()
