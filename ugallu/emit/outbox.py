@@ -130,6 +130,7 @@ class Outbox:
         self._closing = False
         self._running = False
         self._save_refused = ""
+        self._unreadable = ""
         self._woken = anyio.Event()
         self._buried = anyio.Event()
         self._moved = anyio.Event()
@@ -175,8 +176,8 @@ class Outbox:
         """Return what keeps events from being created, empty when nothing does."""
         if not self._running:
             return "outbox is not running"
-        if self._appender.refusing or self._save_refused:
-            return self._appender.refusing or self._save_refused
+        if trouble := self._appender.refusing or self._save_refused or self._unreadable:
+            return trouble
         return "cluster does not answer" if self._resume > self._clock.monotonic() else ""
 
     # Life
@@ -200,6 +201,10 @@ class Outbox:
             for source, subscribers in self.ledger.accounts.items()
             for subscriber, account in subscribers.items()
         }
+        if self._position > self._journal.last:
+            # Damage on the disk took records that were decided; new ones may bear their numbers and must be seen.
+            self._log.error("the journal ends before the outbox", last=self._journal.last, outbox=self._position)
+            self._position = self._journal.last
         async for record in self._journal.records(self._position):
             entry = self._decode(record)
             if isinstance(entry, Mark):
@@ -272,7 +277,7 @@ class Outbox:
         done = min(self._position, record_of(findings[0]) - 1) if findings else self._position
         try:
             self._reader.save(Cursor(seq=done, state=state))
-        except TransientError as error:
+        except UgalluError as error:
             self._save_refused = f"outbox cannot save: {error}"
             self._log.error("outbox cannot save; it would decide again after a crash", error=str(error))
             return False
@@ -331,7 +336,14 @@ class Outbox:
                 # Summaries live in memory only until they are created; the journal keeps what would make more of them.
                 await self._moved.wait()
                 continue
-            records = self._reader.read(self._position, limit=_CHUNK)
+            try:
+                records = self._reader.read(self._position, limit=_CHUNK)
+            except TransientError as error:
+                self._unreadable = f"outbox cannot read: {error}"
+                self._log.error("the journal cannot be read; findings wait", error=str(error))
+                await self._clock.sleep(_SAVE_SECONDS)
+                continue
+            self._unreadable = ""
             if not records:
                 if not await self._reader.wait(self._position):
                     return
@@ -434,24 +446,34 @@ class Outbox:
             group.cancel_scope.cancel()
 
     async def _try(self, item_id: int) -> None:
-        item = self._pending.item(item_id) or self._again(item_id)
+        try:
+            item = self._pending.item(item_id) or self._again(item_id)
+        except TransientError as error:
+            self._log.error("a finding cannot be read again; it waits", error=str(error))
+            self._pending.later(item_id, self._clock.monotonic() + _SAVE_SECONDS)
+            self._wake()
+            return
         if item is None:
             self.ledger.drop("journal_lost")
             self._pending.settle(item_id, self._pending.name(item_id))
         else:
-            try:
-                await self._place(item)
-            except NotFoundError as error:
-                # The kind is not served yet: someone is still installing us.
-                self._fail(item, error)
-            except (PermanentError, RefusedError) as error:
-                self._outcome(item.spec, "error")
-                self._condemn(item, type(error).__name__.removesuffix("Error").lower(), error)
-            except (TransientError, ConflictError, OSError) as error:
-                self._fail(item, error)
+            await self._attempt(item)
         self._unsaved += 1
         self._wake()
         self._step()
+
+    async def _attempt(self, item: Item) -> None:
+        """Create an item, or decide from the error whether to try again or to give up."""
+        try:
+            await self._place(item)
+        except NotFoundError as error:
+            # The kind is not served yet: someone is still installing us.
+            self._fail(item, error)
+        except (PermanentError, RefusedError) as error:
+            self._outcome(item.spec, "error")
+            self._condemn(item, type(error).__name__.removesuffix("Error").lower(), error)
+        except (TransientError, ConflictError, OSError) as error:
+            self._fail(item, error)
 
     def _again(self, item_id: int) -> Item | None:
         """Read a finding again that was not kept, and keep those behind it; None when the journal has lost it."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ugallu.clock import Clock
-from ugallu.errors import TransientError
+from ugallu.errors import UgalluError
 from ugallu.journal.port import Journal
 from ugallu.logs import Logger
 from ugallu.pace import Backoff
@@ -24,7 +24,8 @@ class Appender:
         while True:
             try:
                 seq = await self._journal.append(records)
-            except TransientError as error:
+            except UgalluError as error:
+                # A read-only remount is permanent to the journal, and still nothing that findings may be thrown away for.
                 if not self.refusing:
                     self._log.error("the journal refuses; findings wait", error=str(error))
                 self.refusing = f"journal refuses: {error}"

@@ -1,7 +1,9 @@
 """The pump: what happens to findings between the journal and the cluster."""
 
 import datetime as dt
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 import msgspec
@@ -12,11 +14,18 @@ from hypothesis import strategies as st
 from ugallu.api.catalog import CATALOGUE, Severity
 from ugallu.api.event import SecurityEvent
 from ugallu.api.observation import Checkpoint, Finding
+from ugallu.clock import SystemClock
+from ugallu.cluster.embedded import EmbeddedCluster
 from ugallu.cluster.port import ForbiddenError, InvalidError, NotFoundError
+from ugallu.emit.emitter import JournalEmitter
 from ugallu.emit.gate import Level
 from ugallu.emit.identity import digest
 from ugallu.emit.ledger import Totals
-from ugallu.errors import PermanentError
+from ugallu.emit.outbox import Outbox
+from ugallu.errors import PermanentError, TransientError
+from ugallu.journal.port import Record, Retention
+from ugallu.journal.segmented import SegmentedJournal
+from ugallu.metrics import Metrics
 from ugallu.settings import EmitSettings
 from ugallu.testing.cluster import Call, Fault, FaultyCluster, outdated, scripted, seeded, unavailable
 from ugallu.testing.emission import (
@@ -572,3 +581,73 @@ def test_any_transient_faults(seed: int) -> None:
         assert outbox.books().gaps == []
 
     anyio.run(compare)
+
+
+# The real journal and store
+
+
+async def test_disk_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails a read delays findings, says so, and loses none."""
+    rig = Emission()
+    rig.cluster = cluster = FaultyCluster(rig.store, lambda _: unavailable())
+    await rig.emitter().submit(list(numbered(20)))
+    outbox = rig.outbox(held=1)
+    read = outbox._reader.read
+    broken: list[bool] = []
+
+    def failing(after: int, *, limit: int = 512) -> Sequence[Record]:
+        if broken:
+            raise TransientError("input/output error", where="segment")
+        return read(after, limit=limit)
+
+    monkeypatch.setattr(outbox._reader, "read", failing)
+    async with pumping(outbox):
+        broken.append(True)
+        cluster.plan = lambda _: None
+        await rig.emitter().submit([finding("late", 100)])
+        for _ in range(5):
+            await rig.manual.advance(60)
+        assert "input/output error" in outbox.ready()
+        broken.clear()
+        for _ in range(5):
+            await rig.manual.advance(60)
+        assert outbox.ready() == ""
+    assert len(await rig.events()) == 21
+    assert outbox.books().gaps == []
+
+
+async def test_journal_that_ends_before_the_cursor() -> None:
+    """Damage that takes decided records is logged, and what is journalled afterwards becomes events all the same."""
+    rig = Emission()
+    await rig.settled(*numbered(5))
+    del rig.journal.entries[3:]
+    assert len(await rig.settled(finding("new", 50))) == 6
+    assert "ends before the outbox" in rig.said
+
+
+async def test_on_disk(tmp_path: Path) -> None:
+    """Over the journal and store of the product: stopped half-way and opened again, it gives the whole story once."""
+    plain, books, _ = await _history([])
+    metrics, clock = Metrics(), SystemClock()
+    for life in range(4):
+        rig = Emission(clock=clock)
+        rig.store = EmbeddedCluster.open(tmp_path / "cluster")
+        rig.cluster = FaultyCluster(rig.store, seeded(life, 0.2, verbs={"create"}, in_row=1))
+        journal = SegmentedJournal(tmp_path / "journal", Retention(), clock=clock, metrics=metrics, log=rig.log)
+        outbox = Outbox(journal, rig.cluster, clock, metrics, rig.log, _SETTINGS)
+        start = (await outbox.recover()).get(("log", "sub"))
+        emitter = JournalEmitter(rig.emitter().origin, journal, clock, metrics, rig.log)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(outbox.run)
+            for at in range(start.next if start else 0, min(len(_STORY), (life + 1) * 2 * _BATCH), _BATCH):
+                counts = {"received": at + _BATCH, "parsed": at + _BATCH, "matched": at + _BATCH}
+                await emitter.submit(_batch(at), Checkpoint("log", "sub", next=at + _BATCH, counts=counts))
+            if life == 3:
+                await outbox.drain()
+            tasks.cancel_scope.cancel()
+        events = await rig.events()
+        journal.close()
+        await rig.store.close()
+        if life == 3:
+            assert names(events) == plain
+            assert outbox.books() == books
