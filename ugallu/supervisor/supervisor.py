@@ -30,6 +30,8 @@ from ugallu.supervisor.intake import Intake
 
 ARM_SECONDS = 30.0
 """So long do sources wait for an operator that does not become ready; then they start without it."""
+WORK_SHARE = 0.7
+"""Of the grace period; what is left of it is the outbox's."""
 PROGRESS_SECONDS = 0.2
 HEARTBEAT_SECONDS = 0.1
 VIEW_SECONDS = 2.0
@@ -92,6 +94,7 @@ class Supervisor:
         self._started = started
         self._reasons: dict[str, str] = {}
         self._phase = "starting"
+        self._stopped_at: float | None = None
         self._poked = anyio.Event()
         self._sealed: set[str] = set()
 
@@ -209,10 +212,7 @@ class Supervisor:
                                 self._phase = "stopping"
                                 intake.cancel_scope.cancel()
                             self._bus.close()
-                            if stop.is_set():
-                                self._limit(base, work_limit, self._unfinished_work)
-                            else:
-                                base.start_soon(self._limit_on_stop, base, stop, work_limit)
+                            base.start_soon(self._cut_off, stop, work_limit, WORK_SHARE, self._unfinished_work)
                             for cell in self._cells:
                                 await cell.drained()
                             if until_idle:
@@ -220,7 +220,7 @@ class Supervisor:
                             for cell in self._cells:
                                 cell.finish()
                     self._outbox.close()
-                    self._limit(base, outflow_limit, lambda: ["outbox"])
+                    base.start_soon(self._cut_off, stop, outflow_limit, 1.0, lambda: ["outbox"])
             base.cancel_scope.cancel()
 
     # Starting
@@ -266,6 +266,7 @@ class Supervisor:
 
     async def _on_stop(self, stop: anyio.Event) -> None:
         await stop.wait()
+        self._stop_time()
         self._phase = "stopping"
         self._log.info("stopping", grace_seconds=self._settings.grace_seconds)
         self.poke()
@@ -330,19 +331,23 @@ class Supervisor:
 
     # Stopping
 
-    def _limit(self, base: anyio.abc.TaskGroup, scope: anyio.CancelScope, left: Callable[[], Sequence[str]]) -> None:
-        base.start_soon(self._cut_after, scope, left)
-
-    async def _limit_on_stop(self, base: anyio.abc.TaskGroup, stop: anyio.Event, scope: anyio.CancelScope) -> None:
+    async def _cut_off(
+        self, stop: anyio.Event, scope: anyio.CancelScope, share: float, left: Callable[[], Sequence[str]]
+    ) -> None:
+        """Cancel `scope` once this share of the grace is over, counted from `stop`; say by name what that ends."""
         await stop.wait()
-        self._limit(base, scope, self._unfinished_work)
-
-    async def _cut_after(self, scope: anyio.CancelScope, left: Callable[[], Sequence[str]]) -> None:
-        await self._clock.sleep(self._settings.grace_seconds)
+        over = self._stop_time() + share * self._settings.grace_seconds
+        await self._clock.sleep(max(0.0, over - self._clock.monotonic()))
         names = list(left())
         self.cut += names
         self._log.error("cut off at the end of the grace period", names=names)
         scope.cancel()
+
+    def _stop_time(self) -> float:
+        """Return when the stop was first noticed, monotonic: whoever looks first."""
+        if self._stopped_at is None:
+            self._stopped_at = self._clock.monotonic()
+        return self._stopped_at
 
     def _unfinished_work(self) -> list[str]:
         return [f"{cell.name}: {name}" for cell in self._cells for name in cell.unfinished]
