@@ -18,6 +18,9 @@ from ugallu_audit_detection.signals import technique_of
 _STAGES = ["ResponseStarted", "ResponseComplete", "Panic"]
 """What a rule is asked about that names no stage."""
 
+_NAMELESS = {"groups": "core", "subresources": "none"}
+"""How the empty text is read where it may stand."""
+
 PASSED, FAILED, UNREADABLE = 0, 1, 2
 
 
@@ -189,7 +192,10 @@ def _explained(rule: RuleInFile, armed: Armed, facts: dict[str, Any]) -> list[st
     lines.append("  fires when")
     lines += [f"    {line}" for line in facts["conditions"]]
     asked: dict[str, list[str]] = facts["requests"]
-    requests = "; ".join(f"{name} {', '.join(value or '(none)' for value in values)}" for name, values in asked.items())
+    requests = "; ".join(
+        f"{name} {', '.join(value or _NAMELESS.get(name, 'none') for value in values)}"
+        for name, values in asked.items()
+    )
     lines.append(f"  asked     only for {requests}" if requests else "  asked     for every event")
     lines.append(f"  level     {facts['level']} or more for these requests in the audit policy")
     lines.append(f"  stages    {', '.join(facts['stages'])}; one request is one event")
@@ -198,8 +204,8 @@ def _explained(rule: RuleInFile, armed: Armed, facts: dict[str, Any]) -> list[st
         keys = ", ".join(spec.suppress.dedupe_by) if spec.suppress and spec.suppress.dedupe_by else "actor and object"
         lines.append(f"  repeats   of the same {keys} are silent for {spec.suppress.window if spec.suppress else ''}")
     for one in armed.exempt:
-        until = one.exception.expires.isoformat() if one.exception.expires else "for ever"
-        lines.append(f"  except    {one.exception.name}: {one.exception.reason} ({one.exception.owner}, until {until})")
+        until = f"until {one.exception.expires:%Y-%m-%dT%H:%M:%SZ}" if one.exception.expires else "for ever"
+        lines.append(f"  except    {one.exception.name}: {one.exception.reason} ({one.exception.owner}, {until})")
     lines += [f"  example   {test['expect']:<4}  {test['name']}" for test in facts["tests"]]
     return lines
 

@@ -90,7 +90,7 @@ def test_explain_says_what_a_rule_needs(tmp_path: Path, capsys: pytest.CaptureFi
         "level     Request",
         "50 at once, then 5 a second",
         "actor and object are silent for 10m",
-        "agents: node agents (team-a, until for ever)",
+        "agents: node agents (team-a, for ever)",
         "miss  a reader",
     ):
         assert said in out
@@ -118,6 +118,14 @@ def test_list_shows_each_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert rows["on"][3:5] == ["on", "Metadata"]
     assert rows["off"][3] == "off"
     assert rows["broken"][3] == "error"
+
+
+def test_the_rule_in_the_manual_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a newcomer copies from docs/rules.md passes its own tests."""
+    manual = Path(__file__).parents[3] / "docs" / "rules.md"
+    (tmp_path / "rule.yaml").write_text(manual.read_text().split("```yaml\n")[1].split("```")[0])
+    assert main(["rules", "test", str(tmp_path)]) == 0
+    assert "1 rule, 2 tests: all pass" in capsys.readouterr().out
 
 
 def test_help_imports_nothing_heavy() -> None:
