@@ -131,7 +131,7 @@ def test_sigterm_under_load_loses_nothing(tmp_path: Path, incident: list[bytes])
         assert run.stop() == 0
         assert run.wait_for("stopped")["received"] == LINES
     expected = events(whole)
-    assert len(expected) > 30
+    assert len(expected) > 10
 
     log = cut / "audit.log"
     log.touch()
@@ -199,7 +199,7 @@ def test_what_the_grace_cuts_off_is_named(tmp_path: Path, incident: list[bytes])
     some = events(tmp_path)
     with running(tmp_path) as run:
         until = time.monotonic() + 20
-        while len(events(tmp_path)) < 30 and time.monotonic() < until:
+        while len(events(tmp_path)) <= len(some) and time.monotonic() < until:
             time.sleep(0.2)  # noqa: TID251 - another process's time
         assert run.stop() == 0
     assert set(some) < set(events(tmp_path))
