@@ -21,7 +21,7 @@ GROUPS = {
         "nodes",
         "persistentvolumes",
         "events",
-    ],  # fmt: skip
+    ],
     "apps": ["deployments", "daemonsets", "statefulsets", "replicasets"],
     "batch": ["jobs", "cronjobs"],
     "rbac.authorization.k8s.io": ["roles", "clusterroles", "rolebindings", "clusterrolebindings"],

@@ -7,6 +7,7 @@ from ugallu.api.audit import (
     AuditResponse,
     AuditUser,
     json_of,
+    mended,
     response_of,
     user_of,
 )
@@ -157,6 +158,7 @@ __all__ = [
     "external",
     "json_of",
     "key_of",
+    "mended",
     "response_of",
     "snapshots",
     "user_of",

@@ -5,6 +5,7 @@ The parts that only a candidate rule looks at stay raw JSON (`Raw` views of the 
 
 import datetime as dt
 import hashlib
+import re
 from typing import Any
 
 import msgspec
@@ -120,3 +121,41 @@ def json_of(raw: msgspec.Raw) -> Any:  # noqa: ANN401 - any JSON
         return _any.decode(raw) if raw else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+MAX_DEPTH = 128
+"""Nesting that `mended` keeps; Kubernetes' own objects stay below 40."""
+
+_token = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_escape = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+
+
+def mended(text: bytes) -> bytes:
+    """Return JSON that our decoder takes in place of JSON that only the API server takes.
+
+    A patch stands in the log byte for byte as its client sent it, and Go reads more than msgspec: lone surrogates and
+    bytes that are no UTF-8 become U+FFFD here as they do there, and what is nested deeper than `MAX_DEPTH` becomes
+    null. Else any client could hide a request by making its record unreadable. Costs some 20 ns a byte.
+    """
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        text = text.decode("utf-8", "replace").encode()
+    text = _escape.sub(lambda found: b"\\ufffd" if found["lone"] else found[0], text)
+    kept: list[bytes] = []
+    depth = start = 0
+    for token in _token.finditer(text):
+        mark = token[0]
+        if mark in (b"[", b"{"):
+            depth += 1
+            if depth == MAX_DEPTH + 1:
+                kept += (text[start : token.start()], b"null")
+        elif mark in (b"]", b"}"):
+            if depth == MAX_DEPTH + 1:
+                start = token.end()
+            depth -= 1
+    if depth <= MAX_DEPTH:
+        kept.append(text[start:])
+    return b"".join(kept)
