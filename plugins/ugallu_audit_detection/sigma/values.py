@@ -47,8 +47,8 @@ def number_of(value: Any) -> float | int | None:  # noqa: ANN401 - any JSON
 def body_of(raw: bytes | msgspec.Raw) -> tuple[bool, Any]:
     """Decode a body: whether it is JSON at all, and the value.
 
-    A client must not hide a body by writing what one decoder refuses and the API server takes: see `mended`; numbers out
-    of range are infinite.
+    A client must not hide a body by writing what one decoder refuses and the API server takes: see `mended`. Numbers
+    out of range are infinite.
     """
     try:
         return True, _decode(raw)

@@ -256,7 +256,7 @@ class Clues:
 def dry_run_asked(uri: str) -> bool:
     """Whether the query of a request URI holds `dryRun=All`, in whatever spelling."""
     query = uri.partition("?")[2]
-    if not query or ("dryRun" not in query and "%" not in query):
+    if "dryRun" not in query and not ("%" in query and "dryRun" in unquote(query)):
         return False
     return any(
         unquote_plus(name) == "dryRun" and unquote_plus(value) == "All"
