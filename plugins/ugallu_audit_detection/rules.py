@@ -65,6 +65,8 @@ class Rules:
     """The reconciler."""
 
     watches = SigmaRule
+    at_once = 64
+    """A start writes the status of every rule; together they share the disk's syncs."""
 
     def __init__(
         self, engine: Engine, *, cluster: Cluster, clock: Clock, metrics: Metrics, last_good: LastGood
@@ -203,9 +205,10 @@ class Rules:
             await anyio.sleep_forever()
         finally:
             with anyio.move_on_after(LAST_WRITES, shield=True):
-                for name, known in list(self._known.items()):
-                    if self._engine.tallies.of(name).totals() != known.counts:
-                        await self._write_last(name, known)
+                async with anyio.create_task_group() as writes:
+                    for name, known in self._known.items():
+                        if self._engine.tallies.of(name).totals() != known.counts:
+                            writes.start_soon(self._write_last, name, known)
 
     async def _write_last(self, name: str, known: Known) -> None:
         try:
