@@ -38,7 +38,6 @@ READER = "outbox"
 _CHUNK = 512
 _REREAD = 128
 _SAVE_SECONDS = 1.0
-_SAVE_RECORDS = 8192
 _MAX_DERIVED = 8192
 _MAX_SUFFIX = 99
 _DEAD_LETTERS = 64
@@ -84,7 +83,7 @@ class Outbox:
 
     `live`: windows also close when nothing comes for as long as they last, by the wall clock; a replay leaves that to
     `drain`. `in_flight` creates are under way at a time (0: what suits the cluster); `held` findings are kept whole in
-    memory, and `windows` are open at most.
+    memory, and `windows` are open at most; the cursor is saved every second and every `save_every` records.
     """
 
     def __init__(  # noqa: PLR0917 - what every part takes, in the order in which every part takes it
@@ -100,6 +99,7 @@ class Outbox:
         in_flight: int = 0,
         held: int = 1024,
         windows: int = 4096,
+        save_every: int = 8192,
     ) -> None:
         self.dead_letters: deque[DeadLetter] = deque(maxlen=_DEAD_LETTERS)
         self._journal = journal
@@ -113,6 +113,7 @@ class Outbox:
         self._live = live
         # The embedded cluster commits what waits together: one fsync for all of them.
         self._in_flight = in_flight or (64 if cluster.embedded else 8)
+        self._save_every = save_every
         self._pending = Pending(held=held)
         self._decisions = Decisions(
             Fold(settings.fold_window_seconds, capacity=windows), Gate(settings.objects_per_hour), Ledger()
@@ -351,7 +352,7 @@ class Outbox:
             self._take(records)
             self._wake()
             self._step()
-            if self._unsaved >= max(_SAVE_RECORDS, self._saved_bytes // 256):
+            if self._unsaved >= max(self._save_every, self._saved_bytes >> 10):
                 self.save()
             await anyio.lowlevel.checkpoint()
 

@@ -25,7 +25,7 @@ class Appender:
             try:
                 seq = await self._journal.append(records)
             except UgalluError as error:
-                # A read-only remount is permanent to the journal, and still nothing that findings may be thrown away for.
+                # A read-only remount is permanent to the journal; findings are not thrown away for it.
                 if not self.refusing:
                     self._log.error("the journal refuses; findings wait", error=str(error))
                 self.refusing = f"journal refuses: {error}"

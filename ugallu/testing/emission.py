@@ -64,6 +64,8 @@ class MemoryJournal:
         self.forgotten = 0
         """Records up to this number are gone, as retention would have it."""
         self.refusing = False
+        self.chunk = 1 << 30
+        """At most so many records come of one read."""
         self.fuse = Fuse()
         self.closed = False
         self._grown = anyio.Event()
@@ -123,6 +125,7 @@ class MemoryReader:
         """Read."""
         self._journal.fuse.burn()
         start = max(after, self._journal.forgotten)
+        limit = min(limit, self._journal.chunk)
         return [Record(start + n + 1, data) for n, data in enumerate(self._journal.entries[start : start + limit])]
 
     async def wait(self, after: int) -> bool:

@@ -509,11 +509,12 @@ def _batch(start: int) -> list[Finding]:
     ]
 
 
-async def _life(rig: Emission, fuse: Fuse) -> None:
+async def _life(rig: Emission, fuse: Fuse, *, often: bool) -> None:
     """One life of a process: take up where the last one stopped, submit what is missing, drain."""
     rig.journal.fuse = fuse
     rig.cluster = MortalCluster(rig.store, fuse)
-    outbox = rig.outbox(settings=_SETTINGS, held=2, in_flight=3)
+    rig.journal.chunk = 2 if often else 512
+    outbox = rig.outbox(settings=_SETTINGS, held=2, in_flight=3, save_every=1 if often else 8192)
     start = (await outbox.recover()).get(("log", "sub"))
     emitter = rig.emitter()
     async with anyio.create_task_group() as tasks:
@@ -525,36 +526,37 @@ async def _life(rig: Emission, fuse: Fuse) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def _history(crashes: list[int]) -> tuple[dict[str, str], Totals, int]:
+async def _history(crashes: list[int], *, often: bool = False) -> tuple[dict[str, str], Totals, int]:
     """Return the events, the books and the number of port calls of the last life, after lives that ended early."""
     rig = Emission()
     for at in crashes:
         with suppress(BaseExceptionGroup, CrashError):
-            await _life(rig, Fuse(at))
+            await _life(rig, Fuse(at), often=often)
     fuse = Fuse()
-    await _life(rig, fuse)
+    await _life(rig, fuse, often=often)
     outbox = rig.outbox(settings=_SETTINGS)
     await outbox.recover()
     assert outbox.idle
     return names(await rig.events()), outbox.books(), fuse.calls
 
 
-async def test_every_single_crash_point() -> None:
+@pytest.mark.parametrize("often", [False, True])
+async def test_every_single_crash_point(often: bool) -> None:
     """A process that dies at any one port call, and is started again, gives the events of one that never died."""
-    events, books, calls = await _history([])
+    events, books, calls = await _history([], often=often)
     assert len(events) == 10
     assert books.gaps == []
     for at in range(calls):
-        assert (await _history([at]))[:2] == (events, books), at
+        assert (await _history([at], often=often))[:2] == (events, books), at
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 120), max_size=6))
-def test_any_crashes(crashes: list[int]) -> None:
+@given(st.lists(st.integers(0, 160), max_size=6), st.booleans())
+def test_any_crashes(crashes: list[int], often: bool) -> None:
     """Any number of deaths at any port calls gives the same names, digests and books as none."""
 
     async def compare() -> None:
-        events, books, _ = await _history(crashes)
+        events, books, _ = await _history(crashes, often=often)
         plain, whole, _ = await _history([])
         assert (events, books) == (plain, whole)
 
@@ -651,3 +653,38 @@ async def test_on_disk(tmp_path: Path) -> None:
         if life == 3:
             assert names(events) == plain
             assert outbox.books() == books
+
+
+async def test_crashes_around_giving_up() -> None:
+    """An event that the cluster refuses for good is dropped exactly once, wherever the process dies around that."""
+
+    async def life(rig: Emission, fuse: Fuse) -> Outbox:
+        rig.journal.fuse = fuse
+        refuses = FaultyCluster(
+            rig.store, lambda call: Fault(InvalidError("no")) if call.name == bad and call.verb == "create" else None
+        )
+        rig.cluster = MortalCluster(refuses, fuse)
+        rig.journal.chunk = 1
+        outbox = rig.outbox(in_flight=2, save_every=1)
+        start = (await outbox.recover()).get(("log", "sub"))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(outbox.run)
+            if start is None:
+                await rig.emitter().submit(list(numbered(4)), Checkpoint("log", "sub", next=4))
+            await outbox.drain()
+            tasks.cancel_scope.cancel()
+        return outbox
+
+    bad = ""
+    bad = min(event.metadata.name for event in await Emission().settled(*numbered(4)))
+    rig, fuse = Emission(), Fuse()
+    books = (await life(rig, fuse)).books()
+    kept = names(await rig.events())
+    assert (books.dropped, books.emitted, books.gaps) == ({"invalid": 1}, 3, [])
+    for at in range(fuse.calls):
+        rig = Emission()
+        with suppress(BaseExceptionGroup, CrashError):
+            await life(rig, Fuse(at))
+        outbox = await life(rig, Fuse())
+        assert outbox.books() == books, at
+        assert names(await rig.events()) == kept, at
