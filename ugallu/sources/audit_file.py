@@ -170,6 +170,7 @@ class AuditFile:
         for number, name in enumerate(self._settings.files):
             if number < place.file:
                 continue
+            self._backlog = sum(map(_bytes, self._settings.files[number + 1 :]))
             log = await self._open_recorded(name, place if number == place.file else Place(file=number))
             try:
                 await self._drain(log)
@@ -404,6 +405,14 @@ def _name(files: Sequence[str], *, live: bool) -> str:
         return f"audit-replay:{paths[0]}"
     digest = hashlib.sha256("\0".join(paths).encode()).hexdigest()[:12]
     return f"audit-replay:{paths[0]}+{len(paths) - 1}:{digest}"
+
+
+def _bytes(name: str) -> int:
+    """Return a file's size, 0 for a pipe and for what is not there: that is said when its turn comes."""
+    try:
+        return Path(name).stat().st_size
+    except OSError:
+        return 0
 
 
 def _replaced(path: Path, current: PlainFile) -> bool:
