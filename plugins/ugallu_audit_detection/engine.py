@@ -170,14 +170,17 @@ class Engine:
                 return None
         self._matched += 1
         now = case.now
+        open_fact = fact if record.stage in _UNFINISHED else b""
         if rule.excepted(record, now):
             self._dropped[EXCEPTION] += 1
+            self._settle(open_fact, now)
             return None
         repeat = b""
         if rule.window:
             repeat = digest(rule.name, *([read(case) for read in rule.same] or [case.key(rule.name), case.about.key]))
             if self._reported.within(repeat, now, rule.window):
                 self._dropped[DEDUPE] += 1
+                self._settle(open_fact, now)
                 return None
         tally = self.tallies.of(rule.name)
         if not self._limiter.allows(rule.name, now):
@@ -199,9 +202,13 @@ class Engine:
         tally.hit(case.seen_at)
         if repeat:
             self._reported.note(repeat, now)
-        if record.stage in _UNFINISHED:
-            self._started.note(fact, now)
+        self._settle(open_fact, now)
         return finding
+
+    def _settle(self, open_fact: bytes, now: float) -> None:
+        """Remember that this request, which goes on, was judged; one that the limiter dropped gets a second look."""
+        if open_fact:
+            self._started.note(open_fact, now)
 
     def _limited(self, rule: Armed, case: Case, count: int) -> Finding:
         """A limiter that drops in silence would hide whoever floods a noisy rule: it says so, and is counted too."""

@@ -149,6 +149,31 @@ def test_a_long_running_request_is_one_fact() -> None:
     assert made.books()["matched"] == 2
 
 
+EXCEPTION = {
+    "name": "backup",
+    "owner": "team-storage",
+    "reason": "the nightly backup reads every pod",
+    "match": {"user": {"usernameGlob": ["system:serviceaccount:backup:*"]}},
+    "expires": "2026-01-01T00:10:00Z",
+}
+
+
+@pytest.mark.parametrize("suppress", [{"window": "1m"}, {"exceptions": [EXCEPTION]}])
+def test_a_start_that_was_suppressed_stays_so(suppress: dict[str, Any]) -> None:
+    """When window or exception are long over, the end of the same request is still no new fact, and is counted once."""
+    user = {"username": "system:serviceaccount:backup:runner"}
+    rule = armed(match={"verb": ["watch"]}, suppress=suppress)
+    starts = [at(second, verb="watch", stage="ResponseStarted", user=user) for second in (0, 1)]
+    ends = [
+        msgspec.structs.replace(one, stage="ResponseComplete", stage_timestamp="2026-01-01T05:00:00Z") for one in starts
+    ]
+    made = engine(rule)
+    before = len(run(made, starts))
+    assert run(made, ends) == []
+    books = made.books()
+    assert (books["matched"], books["dropped.dedupe"] + books["dropped.exception"]) == (2, 2 - before)
+
+
 def test_without_a_start_the_end_speaks() -> None:
     """A log that holds only the end of a long request loses nothing."""
     (finding,) = run(engine(armed(match={"verb": ["watch"]})), [audit_record(verb="watch")])
@@ -187,15 +212,6 @@ def test_a_rule_that_is_gone_is_silent_from_the_next_batch() -> None:
     made.forget("pod-read")
     assert run(made, [audit_record()]) == []
     assert made.rules == []
-
-
-EXCEPTION = {
-    "name": "backup",
-    "owner": "team-storage",
-    "reason": "the nightly backup reads every pod",
-    "match": {"user": {"usernameGlob": ["system:serviceaccount:backup:*"]}},
-    "expires": "2026-01-01T00:10:00Z",
-}
 
 
 def test_an_exception_holds_until_it_expires() -> None:

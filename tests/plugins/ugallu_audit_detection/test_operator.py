@@ -1,5 +1,7 @@
 """`AuditDetection` as an operator: what it declares, what it builds, how it is configured."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -104,3 +106,12 @@ def test_the_config_is_as_on_the_wire() -> None:
     assert config.spec.consumers[0].filter is not None
     assert config.spec.consumers[0].filter.object_ref_has_namespace
     assert spec(eventBus={}).event_bus is not None
+
+
+def test_a_role_loads_no_reader_that_it_does_not_use() -> None:
+    """Rules come as objects: YAML and pySigma are for files and upstream rules."""
+    code = (
+        "import sys; import ugallu_audit_detection.operator;"
+        "sys.exit(any(m in sys.modules for m in ('yaml', 'sigma', 'argparse', 'ugallu_audit_detection.files')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
