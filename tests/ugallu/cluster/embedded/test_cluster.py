@@ -186,6 +186,29 @@ async def test_a_quiet_watch_outlives_a_busy_history(cluster: EmbeddedCluster) -
             await heard.wait()
 
 
+async def test_a_quiet_watch_gets_its_bookmark_behind_a_busy_history() -> None:
+    """What filled history meanwhile was of other kinds: the watch hears how far it has come, and is not cut off."""
+    cluster = EmbeddedCluster.in_memory(history=100, bookmark_seconds=0.3)
+    since = (await cluster.list(SigmaRule)).resource_version
+    marks: list[int] = []
+
+    async def follow() -> None:
+        async with aclosing(cluster.watch(SigmaRule, since=since)) as notices:
+            async for notice in notices:
+                marks.append(int(notice.resource_version))
+                if marks[-1] > 400:
+                    break
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow)
+            await anyio.wait_all_tasks_blocked()
+            for number in range(500):
+                await cluster.create(box(f"b{number}"))
+    assert marks
+    await cluster.close()
+
+
 async def test_a_version_of_another_state_is_gone(cluster: EmbeddedCluster) -> None:
     """Who comes with a version from before the state was removed must list again."""
     with pytest.raises(GoneError):
