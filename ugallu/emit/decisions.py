@@ -128,8 +128,8 @@ class Decisions:
             return self._settled(seq, entry, at)
         if isinstance(entry, Closed):
             windows = self.fold.close(entry.upto)
-            items = self._closings(seq, 1, windows, at)
-            return items + self._reports(seq, 1 + len(windows), self.gate.flush(), at)
+            reports = self.gate.flush() if entry.reports else []
+            return self._closings(seq, 1, windows, at) + self._reports(seq, 1 + len(windows), reports, at)
         if isinstance(entry, Mark):
             self.ledger.mark(entry.checkpoint, entry.findings)
         elif isinstance(entry, Pressed):

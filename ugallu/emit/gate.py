@@ -63,6 +63,7 @@ class _State(msgspec.Struct):
     open: bool = False
     level: Level = Level.UNKNOWN
     tallies: list[Tally] = []
+    reports: dict[str, int] = {}
 
 
 _state = msgspec.msgpack.Decoder(_State)
@@ -77,6 +78,7 @@ class Gate:
         self._open = False
         self._here: tuple[int, int] | None = None
         self._tallies: dict[tuple[str, str], Tally] = {}
+        self._reports: dict[str, int] = {}
         self.level = Level.UNKNOWN
 
     @property
@@ -153,7 +155,7 @@ class Gate:
     def snapshot(self) -> bytes:
         """Return everything that later decisions depend on."""
         return msgspec.msgpack.encode(
-            _State(list(self._minutes.items()), self._open, self.level, list(self._tallies.values()))
+            _State(list(self._minutes.items()), self._open, self.level, list(self._tallies.values()), self._reports)
         )
 
     def restore(self, data: bytes) -> None:
@@ -165,6 +167,7 @@ class Gate:
         self._minutes = dict(state.minutes)
         self._open, self.level, self._here = state.open, state.level, None
         self._tallies = {(tally.component, tally.reason): tally for tally in state.tallies}
+        self._reports = state.reports
 
     def _used(self, minute: int) -> int:
         if self._here is None or self._here[0] != minute:
@@ -177,7 +180,11 @@ class Gate:
         at = dt.datetime.fromtimestamp(tally.last, dt.UTC)
         self.charge(tally.last // 60)
         subject = external(ExternalKind.ENDPOINT, tally.component, source="ugallu")
-        fact = Fact(tally.cluster.cluster_id, _REPORT.event_class.value, _REPORT.name, subject.key, tally.reason)
+        # Numbered, because two reports of one minute and equal counts are two reports.
+        name = f"{tally.component}/{tally.reason}"
+        number = self._reports[name] = self._reports.get(name, 0) + 1
+        cluster_id = tally.cluster.cluster_id
+        fact = Fact(cluster_id, _REPORT.event_class.value, _REPORT.name, subject.key, f"{tally.reason}/{number}")
         shared = fact.correlation(tally.opened)
         spec = SecurityEventSpec(
             class_=EventClass.ANOMALY,

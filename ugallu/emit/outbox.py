@@ -21,7 +21,7 @@ from ugallu.clock import Clock
 from ugallu.cluster.port import AlreadyExistsError, Cluster, NotFoundError
 from ugallu.emit.decisions import ANNOTATION_EMISSION, Decisions, Item, item_of, place_of, record_of
 from ugallu.emit.fold import Fold
-from ugallu.emit.gate import Gate, Level
+from ugallu.emit.gate import REPORT_SECONDS, Gate, Level
 from ugallu.emit.identity import digest, suffixed
 from ugallu.emit.ledger import Ledger, Totals
 from ugallu.emit.patience import Appender
@@ -618,6 +618,7 @@ class Outbox:
         """Close windows that nothing has touched for as long as they last, by our own clock, through the journal."""
         span = max(1.0, self._settings.fold_window_seconds)
         seen: deque[tuple[float, int]] = deque()
+        reported = self._clock.monotonic()
         while True:
             await self._clock.sleep(span / 4)
             now = self._clock.monotonic()
@@ -625,8 +626,10 @@ class Outbox:
             while seen and seen[0][0] <= now - span:
                 upto = seen.popleft()[1]
             seen.append((now, self._position))
-            if upto and (self._decisions.fold.stale(upto) or self._decisions.gate.reporting):
-                await self._appender.append([encode(Closed(upto))])
+            reports = self._decisions.gate.reporting and now - reported >= REPORT_SECONDS
+            if upto and (reports or self._decisions.fold.stale(upto)):
+                reported = now if reports else reported
+                await self._appender.append([encode(Closed(upto, reports))])
 
     def _wake(self) -> None:
         self._woken.set()

@@ -62,9 +62,10 @@ class Settled(msgspec.Struct, frozen=True, tag_field="_", tag="s", omit_defaults
 
 
 class Closed(msgspec.Struct, frozen=True, tag_field="_", tag="c", omit_defaults=True):
-    """No more will come for windows last touched up to this sequence number (0: for any), nor for open reports."""
+    """No more will come for windows last touched up to this sequence number (0: for any), nor for open `reports`."""
 
     upto: int = 0
+    reports: bool = True
 
 
 class Pressed(msgspec.Struct, frozen=True, tag_field="_", tag="p"):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ugallu.api.catalog import CATALOGUE, Severity
 from ugallu.api.event import SecurityEvent
 from ugallu.api.observation import Checkpoint, Finding
+from ugallu.api.subject import Subject
 from ugallu.clock import SystemClock
 from ugallu.cluster.embedded import EmbeddedCluster
 from ugallu.cluster.port import ForbiddenError, InvalidError, NotFoundError
@@ -381,6 +382,19 @@ async def test_live_windows_close_by_the_wall_clock() -> None:
             await rig.manual.advance(15)
         events = await rig.events()
     assert [event.spec.signals.get("occurrences") for event in events] == [None, "2"]
+
+
+async def test_live_reports_stay_one_a_minute() -> None:
+    """In live mode reports of losses come without further findings, and still at most one a minute."""
+    rig = Emission()
+    outbox = rig.outbox(settings=EmitSettings(fold_window_seconds=4), live=True)
+    async with pumping(outbox):
+        for second in range(70):
+            if second % 10 == 0:
+                await rig.emitter().submit([finding(type_=CATALOGUE["HostPIDPod"], about=Subject(kind="", name=""))])
+            await rig.manual.advance(2)
+        reports = [event.spec.signals["dropped"] for event in await rig.events()]
+    assert reports == ["3", "3"]
 
 
 async def test_close_ends_the_pump() -> None:
