@@ -239,10 +239,7 @@ class AuditFile:
         while True:
             if current is not None and places.known(place) and places.stands_in(place, current):
                 return place
-            older = siblings(path)
-            if current is not None:
-                status = current.status()
-                older = [s for s in older if (s.device, s.inode) != (status.st_dev, status.st_ino)]
+            older = _older(path, current)
             at = places.find(place, older) if places.known(place) else None
             if at is not None:
                 unread: Sequence[Sibling] = older[at:]
@@ -252,7 +249,7 @@ class AuditFile:
                 if places.known(place):
                     self._log.error("the audit log was removed or cut before it was read to its end", path=str(path))
                 place = Place(behind=place.behind)
-                unread = [sibling for sibling in older if sibling.key > place.behind]
+                unread = _newer_than(place, older, current)
             for sibling in unread:
                 self._backlog = sum(later.size for later in unread if later.key > sibling.key)
                 try:
@@ -279,7 +276,11 @@ class AuditFile:
         """Read the log as it grows; return where it ended, once it was rotated or cut."""
         log = _Log(current, place, self._settings.max_line_bytes, prefix=current.head(place.prefix), live=current)
         current.advance(place.offset)
-        while await self._drain(log):
+        while True:
+            if not log.offset and _newer_than(place, _older(path, current), current):
+                break  # copied and cut before its first line was read: nothing in the file itself shows that
+            if not await self._drain(log):
+                break
             if not _replaced(path, current):
                 await self._clock.sleep(TICK_SECONDS)
                 continue
@@ -415,13 +416,28 @@ def _bytes(name: str) -> int:
         return 0
 
 
+def _older(path: Path, current: PlainFile | None) -> list[Sibling]:
+    """Return the rotated logs, without the one that is open as the current one."""
+    if current is None:
+        return siblings(path)
+    status = current.status()
+    return [s for s in siblings(path) if (s.device, s.inode) != (status.st_dev, status.st_ino)]
+
+
+def _newer_than(place: Place, older: Sequence[Sibling], current: PlainFile | None) -> list[Sibling]:
+    """Return the rotated logs that came after what lies behind a place."""
+    newer = [sibling for sibling in older if sibling.key > place.behind]
+    return newer if current is None else [sibling for sibling in newer if not places.is_copy(sibling, current)]
+
+
 def _replaced(path: Path, current: PlainFile) -> bool:
-    """Tell whether another file has the log's name now; while none has, the old one may still grow."""
+    """Tell whether another log follows this one. While the name is free and none was rotated since, it may grow."""
+    old = current.status()
     try:
         new = path.stat()
     except OSError:
-        return False
-    old = current.status()
+        rotated = siblings(path)
+        return bool(rotated) and (rotated[-1].device, rotated[-1].inode) != (old.st_dev, old.st_ino)
     return (new.st_dev, new.st_ino) != (old.st_dev, old.st_ino)
 
 

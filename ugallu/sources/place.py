@@ -78,8 +78,8 @@ def prefix_length(offset: int) -> int:
 
 
 def known(place: Place) -> bool:
-    """Tell whether the place is inside a certain log, not merely behind others."""
-    return bool(place.inode or place.offset)
+    """Tell whether something of a certain log is accounted for; at its start, only what lies behind matters."""
+    return bool(place.offset or place.skip)
 
 
 def stands_in(place: Place, log: PlainFile) -> bool:
@@ -106,6 +106,12 @@ def find(place: Place, older: Sequence[Sibling]) -> int | None:
             if not same[index] and is_at(place, prefix_of(sibling.path, place.prefix)):
                 return index
     return None
+
+
+def is_copy(sibling: Sibling, current: PlainFile) -> bool:
+    """Tell whether a rotated file is the copy that copytruncate is just making: the log itself has it all."""
+    head = current.head(PREFIX_BYTES)
+    return bool(head) and head.startswith(prefix_of(sibling.path, len(head)))
 
 
 def end_of(path: Path, behind: str) -> Place:
