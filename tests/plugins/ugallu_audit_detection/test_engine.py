@@ -304,6 +304,7 @@ def test_a_limiter_speaks_no_oftener_after_a_restart() -> None:
     first = engine(rule)
     everything(first, [at(0)] * 10)
     second = engine(rule)
+    second.tallies.of("pod-read").adopt("uid-1", SigmaRuleStatus())
     second.restore(first.snapshot())
     reports = [f for f in everything(second, [at(0.5)] * 10 + [at(62)] * 2) if is_report(f)]
     assert [f.signals["dropped"] for f in reports] == ["19"]
