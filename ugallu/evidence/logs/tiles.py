@@ -442,6 +442,8 @@ class TileLog:
 
     def _remove_strays(self, *, keep_bodies: bool) -> None:
         """Remove half-written files and partial tiles of other sizes; bodies only once they were taken in."""
+        for path in self._witness.parent.glob(f".{self._witness.name}.*.tmp"):
+            path.unlink(missing_ok=True)
         for path in self._root.rglob("*"):
             name, parent = path.name, path.parent
             stray = name.endswith(".tmp")

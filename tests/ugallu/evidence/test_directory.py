@@ -1,0 +1,135 @@
+"""The directory store: what a crash and an intruder may do to it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ugallu.errors import RefusedError, TransientError
+from ugallu.evidence.ports import IntegrityError
+from ugallu.evidence.stores.directory import DirectoryStore
+from ugallu.testing.clock import ManualClock
+from ugallu.testing.contracts.evidence import DAY
+
+
+def opened(folder: Path) -> DirectoryStore:
+    store = DirectoryStore(folder, ManualClock())
+    store.open()
+    return store
+
+
+def abandon(store: DirectoryStore) -> None:
+    """Let go of the store as a dead process does: nothing is settled."""
+    assert store._ahead is not None
+    store._ahead.close()
+
+
+async def put(store: DirectoryStore, key: str, content: bytes) -> None:
+    until = None if key.startswith("staging/") else store._clock.now() + DAY
+    await store.put(key, content, media_type="text/plain", until=until)
+
+
+async def test_acknowledged_content_survives_the_loss_of_its_files(tmp_path: Path) -> None:
+    """After one sync everything that was acknowledged comes back, were its own files torn, empty or gone."""
+    store = opened(tmp_path)
+    for key in ("a/torn", "a/empty", "a/gone", "a/whole", "staging/x"):
+        await put(store, key, key.encode() * 100)
+    abandon(store)
+    (tmp_path / "objects/a/torn").write_bytes(b"a/to")
+    (tmp_path / "objects/a/empty").write_bytes(b"")
+    (tmp_path / "records/a/empty.json").write_bytes(b"")
+    (tmp_path / "objects/a/gone").unlink()
+    (tmp_path / "records/a/gone.json").unlink()
+    again = opened(tmp_path)
+    for key in ("a/torn", "a/empty", "a/gone", "a/whole", "staging/x"):
+        assert await again.get(key) == key.encode() * 100
+    again.close()
+
+
+@pytest.mark.parametrize("cut", [1, 10, 36, 200])
+async def test_a_torn_tail_loses_only_what_was_never_acknowledged(tmp_path: Path, cut: int) -> None:
+    """The write-ahead file may end anywhere: frames before the cut count, the cut one does not."""
+    store = opened(tmp_path)
+    await put(store, "staging/a", b"a" * 50)
+    await put(store, "staging/b", b"b" * 50)
+    abandon(store)
+    ahead = tmp_path / "ahead"
+    os.truncate(ahead, ahead.stat().st_size - min(cut, 60))
+    again = opened(tmp_path)
+    assert await again.get("staging/a") == b"a" * 50
+    assert await again.stat("staging/b") is None
+    await put(again, "staging/b", b"c")
+    again.close()
+    third = opened(tmp_path)
+    assert await third.get("staging/b") == b"c"
+    third.close()
+
+
+async def test_staging_survives_settling(tmp_path: Path) -> None:
+    """Settling writes files out and begins the write-ahead file anew; what is staged is carried over."""
+    store = opened(tmp_path)
+    await put(store, "staging/a", b"a")
+    await put(store, "b", b"b")
+    store.close()
+    again = opened(tmp_path)
+    assert await again.get("staging/a") == b"a"
+    assert await again.get("b") == b"b"
+    await again.drop("staging/a")
+    again.close()
+    third = opened(tmp_path)
+    assert await third.stat("staging/a") is None
+    third.close()
+
+
+async def test_changed_evidence_is_noticed_on_reading(tmp_path: Path) -> None:
+    """Content, record, or either one missing: reading is an integrity error, never silence."""
+    store = opened(tmp_path)
+    for key in ("a", "b", "c", "d"):
+        await put(store, key, b"content")
+    store.close()
+    (tmp_path / "objects/a").write_bytes(b"Content")
+    (tmp_path / "objects/b").unlink()
+    (tmp_path / "records/c.json").unlink()
+    (tmp_path / "records/d.json").write_bytes(b"{")
+    again = opened(tmp_path)
+    for key in ("a", "b", "c", "d"):
+        with pytest.raises(IntegrityError):
+            await again.get(key)
+    with pytest.raises(IntegrityError):
+        await put(again, "c", b"other")
+    again.close()
+
+
+async def test_one_process_writes_others_read(tmp_path: Path) -> None:
+    """A second writer is refused, a reader is not."""
+    store = opened(tmp_path)
+    await put(store, "a", b"x")
+    other = DirectoryStore(tmp_path, ManualClock())
+    assert await other.get("a") == b"x"
+    with pytest.raises(RefusedError, match="another process"):
+        await put(other, "b", b"x")
+    store.close()
+    await put(other, "b", b"x")
+    other.close()
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+async def test_a_full_disk_is_reported_and_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """ENOSPC or a failed sync: the put fails with a word, nothing is half there, and later it works."""
+    store = opened(tmp_path)
+    await put(store, "a", b"x")
+
+    def refuse(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, call, refuse)
+        with pytest.raises(TransientError, match=r"No space left.*free some space"):
+            await put(store, "b", b"y")
+    assert await store.stat("b") is None
+    await put(store, "b", b"y")
+    assert await store.get("b") == b"y"
+    abandon(store)
+    again = opened(tmp_path)
+    assert (await again.get("a"), await again.get("b")) == (b"x", b"y")
+    again.close()

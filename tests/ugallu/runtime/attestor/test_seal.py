@@ -1,0 +1,494 @@
+"""From event to evidence: every weak point of the pipeline, and a crash between any two effects."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+import structlog
+
+from ugallu.api.bundle import AttestationBundle, AttestationBundleSpec, BundlePhase
+from ugallu.api.event import ClusterIdentity, EventPhase, SecurityEvent
+from ugallu.api.meta import Config, Metadata
+from ugallu.cluster.cache import SharedCache
+from ugallu.cluster.port import Cluster, UnavailableError, list_all
+from ugallu.errors import ConflictError, PermanentError, TransientError
+from ugallu.evidence import keys, trusted_root
+from ugallu.evidence.canonical import digest
+from ugallu.evidence.ports import IntegrityError
+from ugallu.evidence.statement import spec_bytes
+from ugallu.evidence.verify import verify
+from ugallu.metrics import Metrics
+from ugallu.operator.contract import After, Parts
+from ugallu.operator.platform import Platform
+from ugallu.runtime.attestor.choose import choose
+from ugallu.runtime.attestor.enqueue import Enqueue, names_of
+from ugallu.runtime.attestor.operator import Attestor
+from ugallu.runtime.attestor.reseal import Reseal
+from ugallu.settings import load
+from ugallu.testing.clock import ManualClock
+from ugallu.testing.cluster import FaultyCluster, memory_cluster, running_cache, seeded
+from ugallu.testing.evidence import make_event
+
+NAME = "se-0123456789abcdef01234567"
+BUNDLE = f"att-se-{NAME}"
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@dataclass
+class Desk:
+    """An attestor whose reconcilers the test calls by hand."""
+
+    cluster: Cluster
+    cache: SharedCache
+    parts: Parts
+    metrics: Metrics
+    clock: ManualClock
+    folder: Path
+
+    @property
+    def enqueue(self) -> Enqueue:
+        found = self.parts.reconcilers[0]
+        assert isinstance(found, Enqueue)
+        return found
+
+    @property
+    def reseal(self) -> Reseal:
+        found = self.parts.reconcilers[1]
+        assert isinstance(found, Reseal)
+        return found
+
+    async def event(self, name: str = NAME) -> SecurityEvent:
+        return await self.cluster.get(SecurityEvent, name)
+
+    async def bundle(self, name: str = BUNDLE) -> AttestationBundle:
+        return await self.cluster.get(AttestationBundle, name)
+
+    async def seal(self) -> After | None:
+        await self.enqueue.reconcile(await self.event())
+        return await self.reseal.reconcile(await self.bundle())
+
+
+@asynccontextmanager
+async def desk(folder: Path, cluster: Cluster, clock: ManualClock) -> AsyncIterator[Desk]:
+    """Build an attestor over the cluster; leaving closes it, as a dead process would."""
+    metrics = Metrics()
+    async with running_cache(cluster) as cache:
+        platform = Platform(
+            identity=ClusterIdentity(cluster_name="test", cluster_id="test"),
+            cluster=cluster,
+            cache=cache,
+            emitter=None,  # type: ignore[arg-type]  # the attestor emits nothing
+            clock=clock,
+            log=structlog.get_logger(),
+            metrics=metrics,
+            settings=load({"state": str(folder), "instance": "test"}, {}),
+            state=folder,
+        )
+        parts = Attestor().build(Config(), platform)
+        try:
+            await cache.view(SecurityEvent).synced()
+            await cache.view(AttestationBundle).synced()
+            yield Desk(cluster, cache, parts, metrics, clock, folder)
+        finally:
+            parts.close()
+
+
+def log_size(folder: Path) -> int:
+    checkpoint = folder / "evidence" / "log" / "checkpoint"
+    return int(checkpoint.read_text().split("\n")[1]) if checkpoint.exists() else 0
+
+
+def check(folder: Path, bundle: AttestationBundle, event: SecurityEvent) -> bool:
+    """Verify what lies in the store, with the key and root that lie beside it."""
+    evidence = folder / "evidence"
+    (path,) = evidence.rglob(f"{bundle.metadata.uid}.sigstore.json")
+    report = verify(
+        path.read_bytes(),
+        key=keys.from_pem((evidence / "ugallu.pub").read_bytes()),
+        root=trusted_root.read((evidence / "trusted-root.json").read_bytes()),
+        subject=spec_bytes(event),
+    )
+    return report.ok
+
+
+async def test_an_event_becomes_evidence(tmp_path: Path) -> None:
+    """One pass seals: status names every stage, the archive verifies, the event says Attested, staging is empty."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        assert await at.seal() is None
+        bundle, event = await at.bundle(), await at.event()
+        status = bundle.status
+        assert status.phase is BundlePhase.SEALED
+        assert event.status.phase is EventPhase.ATTESTED
+        assert event.status.attestation_digest == status.statement_digest
+        assert event.status.attestation_bundle_ref is not None
+        assert event.status.attestation_bundle_ref.uid == bundle.metadata.uid
+        assert {c.type: c.status for c in status.conditions} == {"Signed": "True", "Logged": "True", "Archived": "True"}
+        archived = next(c for c in status.conditions if c.type == "Archived")
+        assert "the operating system does not enforce it" in archived.message
+        assert status.signature is not None
+        assert status.signature.mode == "local-p256"
+        assert status.rekor_entry is not None
+        assert status.rekor_entry.inclusion_proof is not None
+        assert status.worm_ref is not None
+        assert status.subject_ref is not None
+        assert status.subject_ref.sha256 == digest(spec_bytes(event))
+        assert bundle.metadata.labels["ugallu.io/security-event-uid"] == event.metadata.uid
+        assert check(tmp_path, bundle, event)
+        assert (
+            at.metrics.value("ugallu_attestor_bundles_total", kind="SecurityEvent", mode="local-p256", outcome="sealed")
+            == 1
+        )
+        with pytest.raises(PermanentError):
+            await at.reseal._store.get(f"staging/{bundle.metadata.uid}.json")
+        await at.cache.view(SecurityEvent).until(at.parts.idle)
+        store = tmp_path / "evidence/store/objects/test/2026/01"
+        assert sorted(path.name.split(".", 1)[1] for path in store.iterdir()) == [
+            "intoto.jsonl",
+            "sigstore.json",
+            "spec.json",
+        ]
+        envelope = json.loads(next(store.glob("*.intoto.jsonl")).read_text())
+        assert envelope["payloadType"] == "application/vnd.in-toto+json"
+
+
+async def test_a_crash_between_any_two_effects_seals_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before or after any call to cluster, signer, log or store: the next process seals, with one log entry."""
+    step = 0
+    while True:
+        folder, clock = tmp_path / str(step), ManualClock()
+        cluster = memory_cluster(clock)
+        await cluster.create(make_event())
+        digests: set[str] = set()
+        async with desk(folder, cluster, clock) as at:
+            with monkeypatch.context() as patch:
+                died = _mortal(patch, at, step)
+                for reconcile in (_enqueue, _reseal):
+                    try:
+                        await reconcile(at)
+                    except (Killed, BaseExceptionGroup):
+                        break
+        found, _ = await list_all(cluster, AttestationBundle)
+        digests |= {b.status.statement_digest for b in found if b.status.statement_digest}
+        await clock.advance(1.0)
+        async with desk(folder, cluster, clock) as at:
+            await at.seal()
+            bundle, event = await at.bundle(), await at.event()
+            assert bundle.status.phase is BundlePhase.SEALED, step
+            assert event.status.phase is EventPhase.ATTESTED, step
+            assert log_size(folder) == 1, step
+            assert {*digests, bundle.status.statement_digest} == {bundle.status.statement_digest}, step
+            assert check(folder, bundle, event), step
+            assert await at.seal() is None
+            assert log_size(folder) == 1
+        if not died():
+            assert step > 30
+            return
+        step += 1
+
+
+async def _enqueue(at: Desk) -> None:
+    await at.enqueue.reconcile(await at.event())
+
+
+async def _reseal(at: Desk) -> None:
+    await at.reseal.reconcile(await at.bundle())
+
+
+def _mortal(patch: pytest.MonkeyPatch, at: Desk, after: int) -> Callable[[], bool]:
+    """Die before (even) or after (odd) the call with this number; the function returned tells whether it came to that."""
+    left, dead = after, False
+
+    def wrap(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        async def call(*args: Any, **options: Any) -> Any:
+            nonlocal left, dead
+            if left == 0 or dead:
+                dead = True
+                raise Killed
+            left -= 1
+            result = await real(*args, **options)
+            if left == 0:
+                dead = True
+                raise Killed
+            left -= 1
+            return result
+
+        patch.setattr(owner, name, call)
+
+    for name in ("create", "patch_status"):
+        wrap(at.cluster, name)
+    for name in ("put", "get", "drop"):
+        wrap(at.reseal._store, name)
+    wrap(at.reseal._log, "add")
+    wrap(at.reseal._signer, "sign")
+    return lambda: dead
+
+
+async def test_a_recreated_event_does_not_inherit_old_evidence(tmp_path: Path) -> None:
+    """A11: an event under the name of an earlier one gets a bundle of its own, sealed for its own uid."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.seal()
+        await cluster.delete(SecurityEvent, NAME)
+        event = await cluster.create(make_event())
+        assert event.status.phase is None
+        await at.enqueue.reconcile(event)
+        own = await at.bundle(names_of(event)[1])
+        assert own.spec.attested_for.uid == event.metadata.uid
+        await at.reseal.reconcile(own)
+        after = await at.event()
+        assert after.status.phase is EventPhase.ATTESTED
+        assert after.status.attestation_bundle_ref is not None
+        assert after.status.attestation_bundle_ref.name == own.metadata.name
+
+
+async def test_a_squatted_bundle_name_is_not_believed(tmp_path: Path) -> None:
+    """A19: a bundle put under the name before the event came, for another uid, neither attests nor blocks it."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    event = await cluster.create(make_event())
+    forged = msgspec.structs.replace(event.ref, uid="00000000-0000-0000-0000-000000000000")
+    await cluster.create(
+        AttestationBundle(metadata=Metadata(name=BUNDLE), spec=AttestationBundleSpec(attested_for=forged))
+    )
+    await cluster.patch_status(AttestationBundle, BUNDLE, {"phase": "Sealed", "statementDigest": "sha256:00"})
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.enqueue.reconcile(event)
+        await at.reseal.reconcile(await at.bundle())
+        assert (await at.event()).status.phase is None
+        await at.reseal.reconcile(await at.bundle(names_of(event)[1]))
+        assert (await at.event()).status.phase is EventPhase.ATTESTED
+
+
+async def test_an_event_that_missed_its_word_is_told_later(tmp_path: Path) -> None:
+    """A10: sealed, but the event was never told: the next look at either of the two tells it."""
+    for who in ("event", "bundle"):
+        clock, folder = ManualClock(), tmp_path / who
+        cluster = memory_cluster(clock)
+        await cluster.create(make_event())
+        async with desk(folder, cluster, clock) as at:
+            await at.seal()
+            await cluster.patch_status(SecurityEvent, NAME, {"phase": None, "attestationDigest": None})
+            if who == "event":
+                await at.cache.view(AttestationBundle).until(lambda at=at: _is_sealed(at))
+                await at.enqueue.reconcile(await at.event())
+            else:
+                await at.cache.view(SecurityEvent).until(lambda at=at: not _is_attested(at))
+                await at.reseal.reconcile(await at.bundle())
+            assert (await at.event()).status.phase is EventPhase.ATTESTED, who
+
+
+def _is_sealed(at: Desk) -> bool:
+    bundle = at.cache.view(AttestationBundle).get(BUNDLE)
+    return bundle is not None and bundle.status.phase is BundlePhase.SEALED
+
+
+def _is_attested(at: Desk) -> bool:
+    event = at.cache.view(SecurityEvent).get(NAME)
+    return event is not None and event.status.phase is EventPhase.ATTESTED
+
+
+async def test_a_parent_that_is_gone_ends_the_bundle(tmp_path: Path) -> None:
+    """A12: nothing to sign any more is Failed with reason ParentGone, once, without endless tries."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.enqueue.reconcile(await at.event())
+        await cluster.delete(SecurityEvent, NAME)
+        await at.cache.view(SecurityEvent).until(lambda: at.cache.view(SecurityEvent).get(NAME) is None)
+        assert await at.reseal.reconcile(await at.bundle()) is None
+        bundle = await at.bundle()
+        assert bundle.status.phase is BundlePhase.FAILED
+        assert [f.reason for f in bundle.status.failures] == ["ParentGone"]
+        assert await at.reseal.reconcile(bundle) is None
+        assert await at.bundle() == bundle
+        assert at.parts.idle()
+
+
+async def test_a_parent_that_goes_after_the_freeze_is_sealed_all_the_same(tmp_path: Path) -> None:
+    """What was frozen is evidence, whatever becomes of the event."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    event = await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.enqueue.reconcile(event)
+        _fail(at.reseal, "_log", "add", TransientError("the log is away"))
+        assert isinstance(await at.reseal.reconcile(await at.bundle()), After)
+        await cluster.delete(SecurityEvent, NAME)
+    await clock.advance(10.0)
+    async with desk(tmp_path, cluster, clock) as at:
+        assert await at.reseal.reconcile(await at.bundle()) is None
+        bundle = await at.bundle()
+        assert bundle.status.phase is BundlePhase.SEALED
+        assert check(tmp_path, bundle, event)
+
+
+def _fail(reseal: Reseal, port: str, verb: str, error: Exception) -> None:
+    class Broken:
+        def __init__(self, real: Any) -> None:
+            self.real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return self.refuse if name == verb else getattr(self.real, name)
+
+        async def refuse(self, *_: Any, **__: Any) -> Any:
+            raise error
+
+    setattr(reseal, port, Broken(getattr(reseal, port)))
+
+
+async def test_failures_are_written_down_bounded_and_tried_again(tmp_path: Path) -> None:
+    """A9: a store that is away fails the stage with growing patience; nothing is signed or logged again meanwhile."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.enqueue.reconcile(await at.event())
+        whole = at.reseal._store
+        _fail(at.reseal, "_store", "get", TransientError("no route to the store", where="store"))
+        delays = []
+        for _ in range(30):
+            again = await at.reseal.reconcile(await at.bundle())
+            assert isinstance(again, After)
+            delays.append(again.seconds)
+            await clock.advance(again.seconds)
+        status = (await at.bundle()).status
+        assert delays[:4] == [1.0, 2.0, 4.0, 8.0]
+        assert max(delays) == 300.0
+        assert len(status.failures) == 16
+        assert status.failures[0].stage == "archive"
+        assert "no route to the store" in status.failures[0].detail
+        assert status.attempts == 30
+        assert status.phase is BundlePhase.FAILED
+        assert {c.type: c.status for c in status.conditions}["Archived"] == "False"
+        frozen = status.statement_digest
+        at.reseal._store = whole
+        assert await at.reseal.reconcile(await at.bundle()) is None
+        bundle = await at.bundle()
+        assert bundle.status.phase is BundlePhase.SEALED
+        assert bundle.status.statement_digest == frozen
+        assert log_size(tmp_path) == 1
+
+
+async def test_a_try_before_its_time_waits(tmp_path: Path) -> None:
+    """A restart does not hammer a backend that failed: nextAttemptAt is kept."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.enqueue.reconcile(await at.event())
+        _fail(at.reseal, "_log", "add", TransientError("away"))
+        await at.reseal.reconcile(await at.bundle())
+        before = await at.bundle()
+        assert await at.reseal.reconcile(before) == After(1.0)
+        assert await at.bundle() == before
+
+
+async def test_a_store_that_changes_bytes_is_never_called_sealed(tmp_path: Path) -> None:
+    """W8: what is read back is compared; a difference is a failure of integrity, and the event stays unattested."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.enqueue.reconcile(await at.event())
+        real = at.reseal._store.get
+
+        async def get(key: str) -> bytes:
+            content = await real(key)
+            return content.replace(b'"sig":"M', b'"sig":"N') if key.endswith(".sigstore.json") else content
+
+        at.reseal._store.get = get  # type: ignore[method-assign]
+        await at.reseal.reconcile(await at.bundle())
+        status = (await at.bundle()).status
+        assert status.phase is BundlePhase.FAILED
+        assert "does not hold what was put" in status.failures[-1].detail
+        assert (await at.event()).status.phase is None
+
+
+async def test_a_tampered_draft_is_not_signed_on(tmp_path: Path) -> None:
+    """What was staged must be the statement that the status froze."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.enqueue.reconcile(await at.event())
+        await cluster.patch_status(AttestationBundle, BUNDLE, {"statementDigest": f"sha256:{'0' * 64}"})
+        bundle = await at.bundle()
+        await at.reseal._store.put(
+            f"staging/{bundle.metadata.uid}.json", b'{"payload":"AAAA"}', media_type="x", until=None
+        )
+        await at.reseal.reconcile(bundle)
+        status = (await at.bundle()).status
+        assert status.phase is BundlePhase.FAILED
+        assert "not the statement that was frozen" in status.failures[-1].detail
+        assert log_size(tmp_path) == 0
+
+
+async def test_a_lost_answer_of_the_cluster_seals_once(tmp_path: Path) -> None:
+    """Every write may be carried out and its answer lost: the conflict is met by reading again."""
+    clock = ManualClock()
+    behind = memory_cluster(clock)
+    await behind.create(make_event())
+    cluster = FaultyCluster(behind, seeded(7, 0.4))
+    async with desk(tmp_path, cluster, clock) as at:
+        lost = 0
+        for _ in range(200):
+            try:
+                await at.seal()
+                if (await at.event()).status.phase is EventPhase.ATTESTED:
+                    break
+            except (UnavailableError, ConflictError):
+                lost += 1
+            await clock.advance(600.0)
+        assert cluster.faults
+        assert lost
+        assert (await at.bundle()).status.phase is BundlePhase.SEALED
+        assert (await at.event()).status.phase is EventPhase.ATTESTED
+        assert log_size(tmp_path) == 1
+
+
+async def test_many_events_are_sealed_at_once(tmp_path: Path) -> None:
+    """Concurrent seals each have an entry of their own, and idle says when all are done."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    async with desk(tmp_path, cluster, clock) as at:
+        assert at.parts.idle()
+        for number in range(40):
+            await cluster.create(make_event(f"se-{number:024x}"))
+        await at.cache.view(SecurityEvent).until(lambda: not at.parts.idle())
+
+        async def one(name: str) -> None:
+            await at.enqueue.reconcile(await at.event(name))
+            await at.reseal.reconcile(await at.bundle(f"att-se-{name}"))
+
+        async with anyio.create_task_group() as tg:
+            for number in range(40):
+                tg.start_soon(one, f"se-{number:024x}")
+        await at.cache.view(SecurityEvent).until(at.parts.idle)
+        found, _ = await list_all(cluster, AttestationBundle)
+        assert {b.status.phase for b in found} == {BundlePhase.SEALED}
+        assert sorted(b.status.rekor_entry.log_index for b in found if b.status.rekor_entry) == list(range(40))
+
+
+def test_sealing_outside_the_embedded_cluster_is_refused() -> None:
+    """A1: where no adapter fits there is an error, never a weaker one."""
+    with pytest.raises(PermanentError, match="this release has none"):
+        choose(SimpleNamespace(cluster=SimpleNamespace(embedded=False)))  # type: ignore[arg-type]
+    assert issubclass(IntegrityError, PermanentError)

@@ -1,0 +1,174 @@
+"""The battery of the three ports of sealing: subclass, and say in a fixture how to open the thing.
+
+Each `open_*` fixture returns a function; called again after `close`, it opens what is durable.
+"""
+
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from ugallu.errors import PermanentError, RefusedError
+from ugallu.evidence import statement, trusted_root, verify
+from ugallu.evidence.dsse import pae
+from ugallu.evidence.keys import verifies
+from ugallu.evidence.ports import STATEMENT_MEDIA_TYPE, Envelope, EvidenceStore, IntegrityError, Signer, TransparencyLog
+from ugallu.testing.clock import ManualClock
+
+DAY = dt.timedelta(days=1)
+Envelopes = Callable[[int], Awaitable[Envelope]]
+
+
+class SignerContract:
+    """Fixture: `signer`."""
+
+    async def test_signs_the_encoding_under_the_key_it_names(self, signer: Signer) -> None:
+        """The signature is over PAE, and holds under the public key."""
+        envelope = await signer.sign(STATEMENT_MEDIA_TYPE, b"payload")
+        key = await signer.public_key()
+        assert key is not None
+        assert envelope.key == key
+        assert envelope.payload == b"payload"
+        assert verifies(key.spki, envelope.signature, pae(STATEMENT_MEDIA_TYPE, b"payload"))
+        assert not verifies(key.spki, envelope.signature, b"payload")
+
+    async def test_shows_no_secret(self, signer: Signer) -> None:
+        """Neither repr nor mode gives the key away."""
+        assert "PRIVATE" not in repr(signer) + signer.mode
+        assert signer.mode in set(_modes())
+
+
+def _modes() -> list[str]:
+    from ugallu.api.bundle import SigningMode
+
+    return [str(mode) for mode in SigningMode]
+
+
+class LogContract:
+    """Fixtures: `log`, and `envelope`, an async function from a number to a signed envelope, each time another."""
+
+    async def test_entries_hold_under_the_trusted_root(self, log: TransparencyLog, envelope: Envelopes) -> None:
+        """Every entry is proven by what the log itself publishes."""
+        root = trusted_root.read(trusted_root.write([log.trusted_root]))
+        for number in range(5):
+            signed = await envelope(number)
+            entry = await log.add(signed)
+            verify.verify_entry(entry, signed, root.logs[entry.log_id])
+
+    async def test_the_same_envelope_has_one_entry(self, log: TransparencyLog, envelope: Envelopes) -> None:
+        """Adding again, at once or later, answers with the entry there is."""
+        signed = await envelope(0)
+        found = []
+
+        async def add() -> None:
+            found.append((await log.add(signed)).log_index)
+
+        async with anyio.create_task_group() as tg:
+            for _ in range(5):
+                tg.start_soon(add)
+        await log.add(await envelope(1))
+        await add()
+        assert len(set(found)) == 1
+
+    async def test_concurrent_envelopes_each_have_their_own(self, log: TransparencyLog, envelope: Envelopes) -> None:
+        """Envelopes that come together are all logged, and no two share an index."""
+        found: dict[int, int] = {}
+
+        async def add(number: int) -> None:
+            found[number] = (await log.add(await envelope(number))).log_index
+
+        async with anyio.create_task_group() as tg:
+            for number in range(20):
+                tg.start_soon(add, number)
+        assert len(set(found.values())) == 20
+
+
+class StoreContract:
+    """Fixtures: `store`, `clock` (its ManualClock)."""
+
+    async def test_keeps_what_was_put(self, store: EvidenceStore, clock: ManualClock) -> None:
+        """Content, digest, size, media type and retention come back as they were given."""
+        until = clock.now() + DAY
+        stored = await store.put("a/b.json", b"{}", media_type="application/json", until=until)
+        assert await store.get("a/b.json") == b"{}"
+        found = await store.stat("a/b.json")
+        assert found is not None
+        assert found == stored
+        assert (found.size, found.until, found.media_type) == (2, until, "application/json")
+        assert found.sha256 == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+    async def test_stores_once(self, store: EvidenceStore, clock: ManualClock) -> None:
+        """The same again is success; other content under the key is an integrity error and changes nothing."""
+        until = clock.now() + DAY
+        first = await store.put("a", b"one", media_type="text/plain", until=until)
+        assert await store.put("a", b"one", media_type="text/plain", until=until) == first
+        with pytest.raises(IntegrityError):
+            await store.put("a", b"two", media_type="text/plain", until=until)
+        assert await store.get("a") == b"one"
+
+    async def test_retention_grows_and_never_shrinks(self, store: EvidenceStore, clock: ManualClock) -> None:
+        """A later date extends, an earlier one is ignored."""
+        for days, kept in ((2, 2), (5, 5), (1, 5)):
+            stored = await store.put("a", b"x", media_type="text/plain", until=clock.now() + days * DAY)
+            assert stored.until == clock.now() + kept * DAY
+
+    async def test_retention_holds(self, store: EvidenceStore, clock: ManualClock) -> None:
+        """Nothing is dropped before its time, everything may be after."""
+        await store.put("a", b"x", media_type="text/plain", until=clock.now() + DAY)
+        with pytest.raises(RefusedError):
+            await store.drop("a")
+        await clock.advance(2 * 24 * 3600.0)
+        await store.drop("a")
+        assert await store.stat("a") is None
+        with pytest.raises(PermanentError):
+            await store.get("a")
+
+    async def test_evidence_needs_a_date(self, store: EvidenceStore) -> None:
+        """Only staging goes without retention; it may be replaced and dropped."""
+        with pytest.raises(PermanentError, match="retention"):
+            await store.put("a", b"x", media_type="text/plain", until=None)
+        for content in (b"one", b"two"):
+            await store.put("staging/a", content, media_type="text/plain", until=None)
+            assert await store.get("staging/a") == content
+        await store.drop("staging/a")
+        assert await store.stat("staging/a") is None
+        await store.drop("staging/a")
+
+    @pytest.mark.parametrize(
+        "key", ["", "/a", "../a", "a/../b", ".", "..", "a//b", "a/", "a/.hidden", "a\x00b", "a b", "ä", "x" * 600]
+    )
+    async def test_unsafe_keys_are_refused(self, store: EvidenceStore, clock: ManualClock, key: str) -> None:
+        """A key cannot leave the store, by any verb."""
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            lambda: store.put(key, b"x", media_type="text/plain", until=clock.now() + DAY),
+            lambda: store.get(key),
+            lambda: store.stat(key),
+            lambda: store.drop(key),
+        ]
+        for call in calls:
+            with pytest.raises(PermanentError, match="key"):
+                await call()
+
+    async def test_concurrent_puts_of_one_key_agree(self, store: EvidenceStore, clock: ManualClock) -> None:
+        """Of two contents for one key exactly one wins, and its writer is told so."""
+        outcomes: list[str] = []
+
+        async def put(content: bytes) -> None:
+            try:
+                await store.put("a", content, media_type="text/plain", until=clock.now() + DAY)
+                outcomes.append("stored")
+            except IntegrityError:
+                outcomes.append("refused")
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(put, b"one")
+            tg.start_soon(put, b"two")
+        assert sorted(outcomes) == ["refused", "stored"]
+        assert await store.get("a") in (b"one", b"two")
+
+
+def subject(number: int) -> bytes:
+    """Return the payload of a Statement about a number, for `envelope` fixtures."""
+    return statement.build([statement.subject_of("x", b"%d" % number)], statement.EVENT_PREDICATE, {})
