@@ -80,6 +80,7 @@ class Cell:
         self._old: list[Assembly] = []
         self._workers: dict[type[Any], Worker] = {}
         self._worker_errors: dict[str, str] = {}
+        self._loose: type[Resource] | None = None
         self._config_error = ""
         self._build_error = ""
         self._config_changed = anyio.Event()
@@ -162,9 +163,10 @@ class Cell:
                 tg.cancel_scope.cancel()
 
     async def _run(self) -> None:
+        view = self._config_view()
+        unlisten = view.listen(lambda _, __: self._config_changed.set()) if view else lambda: None
         try:
             async with anyio.create_task_group() as tg:
-                view = self._config_view()
                 async with anyio.create_task_group() as live:
                     live.start_soon(self._flush_idle)
                     live.start_soon(self._live, view, tg)
@@ -173,6 +175,7 @@ class Cell:
                 if self._assembly is not None:
                     self._assembly.end.set()
         finally:
+            unlisten()
             for worker in self._workers.values():
                 worker.close()
             for source in self._assembly.parts.sources if self._assembly else ():
@@ -389,9 +392,8 @@ class Cell:
         kind = self.operator.config_kind
         if kind is None:
             return None
-        view = self._cache.view(_loose(kind), fields=f"metadata.name={CONFIG_NAME}")
-        view.listen(lambda _, __: self._config_changed.set())
-        return view
+        self._loose = self._loose or _loose(kind)
+        return self._cache.view(self._loose, fields=f"metadata.name={CONFIG_NAME}")
 
     def _decode(self, found: Any) -> Config:  # noqa: ANN401 - a Struct made by `_loose`
         cls: type[Config] = self.operator.config
