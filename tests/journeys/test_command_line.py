@@ -151,6 +151,26 @@ def test_events_read_like_kubectl(played: Path) -> None:
     assert missing.stderr == "ugallu: securityevents/se-0: not found\n"
 
 
+def test_watch_prints_what_is_there_and_then_what_comes(tmp_path: Path) -> None:
+    """`events -w` beside a replay shows each new event as it appears, and ends when interrupted."""
+    state = tmp_path / "s"
+    log = tmp_path / "empty.jsonl"
+    log.write_bytes(b"")
+    assert ugallu("replay", log, "--rules", RULES, "--state", state).returncode == 0
+    command = [sys.executable, "-m", "ugallu", "events", "-w", "-o", "json", "--state", str(state)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watch:
+        done = ugallu("replay", LOG, "--rules", RULES, "--state", state, "--no-seal")
+        assert done.returncode == 0, done.stderr
+        assert watch.stdout is not None
+        first = json.loads(watch.stdout.readline())
+        watch.send_signal(signal.SIGINT)
+        rest, told = watch.communicate(timeout=30)
+    assert watch.returncode == 130
+    assert told == b""
+    names = {first["metadata"]["name"], *(json.loads(line)["metadata"]["name"] for line in rest.splitlines())}
+    assert names <= set(digests(state))
+
+
 def test_export_then_verify_then_tamper(played: Path, tmp_path: Path) -> None:
     """An exported event verifies; with one byte changed in any of its files it does not."""
     name = listed(played)[0]["metadata"]["name"]
