@@ -41,12 +41,13 @@ def decode_bare(lines: list[bytes], keep: int) -> None:
         _ = [decode(line) for line in lines[start : start + keep]]
 
 
-def read(*paths: Path) -> AuditFile:
+def read(*paths: Path, peak: list[float] | None = None) -> AuditFile:
     settings = AuditSettings(files=tuple(map(str, paths)), follow=False)
     source = AuditFile(settings, SystemClock(), Metrics(), logger(LogSettings()))
 
-    async def drop(batch: Batch[Any]) -> None:
-        pass
+    async def drop(_: Batch[Any]) -> None:
+        if peak is not None:
+            peak.append(max(resident(), peak.pop()))
 
     anyio.run(source.run, drop, None)
     return source
@@ -74,9 +75,9 @@ def main() -> None:
             del recorded
             long = logs.write(Path(directory) / "long.log", count)
             before = resident()
-            source = read(long)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-            print(f"{source.counts['parsed']:,} lines: {before:.0f} MB before, {resident():.0f} after, {peak:.0f} peak")
+            peak = [before]
+            source = read(long, peak=peak)
+            print(f"{source.counts['parsed']:,} lines: {before:.0f} MB at rest, {peak[0] - before:.0f} MB more at most")
 
 
 if __name__ == "__main__":
