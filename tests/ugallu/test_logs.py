@@ -25,10 +25,7 @@ def test_every_line_is_one_json_object() -> None:
     out = stream()
     log = logger(LogSettings(format="json"), out).bind(operator="audit-detection")
     log.info("source starts", path=io, next=3)
-    try:
-        raise ZeroDivisionError("by zero")
-    except ZeroDivisionError as error:
-        log.error("broke", exc_info=error)
+    log.error("broke", exc_info=ZeroDivisionError("by zero"))
     first, second = lines(out)
     assert (first["event"], first["level"], first["operator"], first["next"]) == (
         "source starts",

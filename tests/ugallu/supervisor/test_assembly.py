@@ -1,0 +1,56 @@
+"""Assembly: which operators a process gets, and what keeps two processes apart."""
+
+from pathlib import Path
+
+import pytest
+import structlog
+
+from ugallu.errors import PermanentError
+from ugallu.settings import AuditSettings, ListenSettings, Settings
+from ugallu.supervisor.assembly import load, open_embedded
+
+LOG = structlog.wrap_logger(structlog.ReturnLogger())
+
+
+def settings(state: Path, *enable: str, seal: bool = True) -> Settings:
+    return Settings(
+        state=str(state),
+        enable=enable,
+        seal=seal,
+        audit=AuditSettings(follow=False),
+        listen=ListenSettings(health="", metrics=""),
+    )
+
+
+def names(chosen: Settings) -> list[str]:
+    return sorted(operator.name for operator in load(chosen, embedded=True))
+
+
+def test_all_operators_run_unless_some_are_named(tmp_path: Path) -> None:
+    """And without sealing the attestor is not even imported."""
+    assert names(settings(tmp_path)) == ["attestor", "audit-detection"]
+    assert names(settings(tmp_path, "audit-detection")) == ["audit-detection"]
+    assert names(settings(tmp_path, seal=False)) == ["audit-detection"]
+
+
+def test_an_operator_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """With the names of those that are."""
+    with pytest.raises(PermanentError, match="installed are: attestor, audit-detection"):
+        names(settings(tmp_path, "honeypot"))
+
+
+async def test_one_state_directory_belongs_to_one_process(tmp_path: Path) -> None:
+    """A second writer is refused before it has touched anything; afterwards the directory is free again."""
+    async with open_embedded(settings(tmp_path), log=LOG):
+        with pytest.raises(PermanentError):
+            async with open_embedded(settings(tmp_path), log=LOG):
+                pass
+    async with open_embedded(settings(tmp_path), log=LOG) as process:
+        assert [cell.name for cell in process.supervisor.cells] == ["attestor", "audit-detection"]
+
+
+async def test_without_a_state_directory_it_says_which_flag(tmp_path: Path) -> None:
+    """Durability needs a place."""
+    with pytest.raises(PermanentError, match="--state DIR"):
+        async with open_embedded(Settings(), log=LOG):
+            pass
