@@ -26,11 +26,12 @@ _TOKEN_KINDS: Final = frozenset({"TokenReview", "TokenRequest"})
 _SAFE_PATCH_PATHS = re.compile(r"/(metadata/(labels|name|namespace|finalizers)|type|immutable)(/|$)")
 _SECRET_PATCH_PATHS = re.compile(r"/value$|last-applied-configuration$")
 _IN_TEXT = re.compile(
-    r"eyJ[\w-]{16,}(?:\.[\w-]*){0,2}"  # a JSON web token, also one that a cut left without its end
+    r"(?<=://)[^/\s@\"']{1,256}@"  # the user information of a URL
+    r"|eyJ[\w-]{16,}(?:\.[\w-]*){0,2}"  # a JSON web token, also one that a cut left without its end
     r"|(?i:bearer|basic)(?:%20|\s){1,8}[\w.~+/=-]{8,}"
     r"|(?i:passw(?:or)?d|token|secret|api_?key)[\w.-]{0,64}(?i:=|%3D)[^\s&\"',]+"
 )
-_HINTS: Final = ("eyj", "bearer", "basic", "passw", "token", "secret", "apikey", "api_key")
+_HINTS: Final = ("eyj", "bearer", "basic", "passw", "token", "secret", "apikey", "api_key", "://")
 """A text without any of these (lower case) holds nothing that the expression finds; most have none."""
 
 

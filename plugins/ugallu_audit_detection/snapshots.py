@@ -11,6 +11,7 @@ from typing import Final
 
 from ugallu.sdk import snapshots as snap
 from ugallu_audit_detection.body import Part
+from ugallu_audit_detection.redact import scrubbed
 
 Snapshot = Callable[[Part, str, str], "object | None"]
 """From (object, its kind, its name) to the snapshot."""
@@ -178,20 +179,22 @@ def _se_linux(item: Part) -> snap.SELinuxOptions | None:
 def _hook(item: Part) -> snap.HookInfo | None:
     if not item:
         return None
-    kind, call = _call(item)
-    return snap.HookInfo(type=kind, command=call.texts("command"), path=call.text("path"), port=call.number("port"))
+    kind, command, path, port = _call(item)
+    return snap.HookInfo(type=kind, command=command, path=path, port=port)
 
 
 def _probe(item: Part) -> snap.ProbeInfo | None:
     if not item:
         return None
-    kind, call = _call(item)
-    return snap.ProbeInfo(type=kind, command=call.texts("command"), path=call.text("path"), port=call.number("port"))
+    kind, command, path, port = _call(item)
+    return snap.ProbeInfo(type=kind, command=command, path=path, port=port)
 
 
-def _call(item: Part) -> tuple[str, Part]:
+def _call(item: Part) -> tuple[str, tuple[str, ...], str, int | None]:
+    """How a hook or probe asks: kind, command, path and port. Its arguments may carry a credential."""
     kind = next((name for name in ("exec", "httpGet", "tcpSocket", "grpc", "sleep") if item.has(name)), "")
-    return kind, item.part(kind)
+    call = item.part(kind)
+    return kind, tuple(map(scrubbed, call.texts("command"))), scrubbed(call.text("path")), call.number("port")
 
 
 _VOLUME_SOURCES: Final = {
@@ -462,7 +465,7 @@ def _webhook(item: Part) -> snap.WebhookInfo:
         name=item.text("name"),
         client_config=snap.WebhookClientConfig(
             service=_service_ref(client.part("service")),
-            url=client.text("url"),
+            url=scrubbed(client.text("url")),
             ca_bundle_sha256=_digest(client.raw("caBundle")),
         ),
         rules=tuple(

@@ -149,6 +149,21 @@ def test_a_pod_keeps_variable_names_and_no_values() -> None:
     assert b"hunter2" not in encode(got)
 
 
+def test_commands_and_urls_are_scrubbed() -> None:
+    """A hook, a probe or a webhook's address may carry a credential."""
+    hook = {"exec": {"command": ["sh", "-c", "curl --token=hunter2 https://a:hunter2@b/"]}}
+    probe = {"httpGet": {"path": "/?api_key=hunter2"}}
+    pod = created("Pod", "pods", spec={"containers": [{"lifecycle": {"preStop": hook}, "livenessProbe": probe}]})
+    webhook = created(
+        "MutatingWebhookConfiguration",
+        "mutatingwebhookconfigurations",
+        "admissionregistration.k8s.io",
+        webhooks=[{"name": "w", "clientConfig": {"url": "https://u:hunter2@a/?token=hunter2"}}],
+    )
+    assert pod.pod is not None
+    assert b"hunter2" not in encode(pod) + encode(webhook)
+
+
 def test_a_binding_says_who_gets_what() -> None:
     """Role and subjects of a binding are the facts that matter."""
     got = created(
