@@ -97,9 +97,9 @@ class JournalEmitter:
 
     def _refuse(self, refused: dict[str, Refused], reason: str, finding: Finding) -> None:
         """Enter a finding that becomes no event, with the others of its reason."""
-        self._log.warning("finding refused", type=finding.type.name, reason=reason, component=self._origin.component)
         entry = refused.get(reason)
         if entry is None:
+            self._log.warning("findings refused", first=finding.type.name, reason=reason)
             entry = refused[reason] = self._refusal(reason, finding.detected_at or self._clock.now())
         name = clean(finding.type.name, 128)
         entry.counts[name] = entry.counts.get(name, 0) + 1
@@ -158,7 +158,6 @@ class JournalEmitter:
     def _large(spec: SecurityEventSpec) -> bool:
         if len(spec.evidence) > MAX_LIST or len(spec.parents) > MAX_LIST:
             return True
-        # Ordinary subjects are small: only those with a snapshot of their own pay for being measured.
         return len(msgspec.json.encode(spec)) > MAX_SPEC_BYTES
 
 

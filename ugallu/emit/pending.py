@@ -26,7 +26,8 @@ class Pending:
         self._condemned: set[int] = set()
         self._ranks: dict[int, int] = {}
         self._items: dict[int, Item] = {}
-        self._names: dict[str, deque[int]] = {}
+        self._first: dict[str, int] = {}
+        self._behind: dict[str, list[int]] = {}
         self.derived = 0
         """Summaries among them: these stand in no record of their own and are always held."""
 
@@ -54,9 +55,10 @@ class Pending:
             self._items[item.id] = item
         elif self.held < self._bound:
             self._items[item.id] = item
-        line = self._names.setdefault(item.name, deque())
-        line.append(item.id)
-        if len(line) == 1:
+        if item.name in self._first:
+            self._behind.setdefault(item.name, []).append(item.id)
+        else:
+            self._first[item.name] = item.id
             self._queue(item.id)
 
     def ready(self, now: float) -> int:
@@ -112,17 +114,20 @@ class Pending:
         self._items.pop(item_id, None)
         if not from_record(item_id):
             self.derived -= 1
-        line = self._names[name]
-        was_first = line[0] == item_id
-        line.remove(item_id)
-        if not line:
-            del self._names[name]
-        elif was_first:
-            self._queue(line[0])
+        behind = self._behind.get(name, [])
+        if self._first[name] != item_id:
+            behind.remove(item_id)
+        elif behind:
+            self._first[name] = behind.pop(0)
+            self._queue(self._first[name])
+        else:
+            del self._first[name]
+        if not behind:
+            self._behind.pop(name, None)
 
     def name(self, item_id: int) -> str:
-        """Return the name of an item that is not held, the slow way."""
-        return next(name for name, line in self._names.items() if item_id in line)
+        """Return the name of an item in flight that is not held, the slow way."""
+        return next(name for name, first in self._first.items() if first == item_id)
 
     def _queue(self, item_id: int) -> None:
         if item_id not in self._condemned:

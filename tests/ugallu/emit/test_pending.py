@@ -1,5 +1,7 @@
 """Which event is next."""
 
+import tracemalloc
+
 import msgspec
 
 from ugallu.api.catalog import Severity
@@ -28,7 +30,7 @@ def drain(pending: Pending, now: float = 0.0) -> list[int]:
     while (rank := pending.ready(now)) >= 0:
         item_id = pending.next(rank)
         order.append(record_of(item_id))
-        pending.settle(item_id, next(name for name, line in pending._names.items() if item_id in line))
+        pending.settle(item_id, pending.name(item_id))
     return order
 
 
@@ -87,3 +89,15 @@ async def test_only_so_many_are_held() -> None:
     assert [pending.item(item.id) is not None for item in [*made, summary]] == [True, True, False, False, True]
     assert pending.findings == 4
     assert pending.snapshot() == ([item.id for item in made], [summary])
+
+
+async def test_a_finding_that_waits_is_small() -> None:
+    """A finding that waits beyond the bound costs a few hundred bytes, so that a day's outage fits into memory."""
+    (item,) = await items(Severity.LOW)
+    pending = Pending(held=0)
+    tracemalloc.start()
+    for n in range(20_000):
+        pending.add(msgspec.structs.replace(item, id=(n + 1) << 16, name=f"se-{n:024x}"))
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used / 20_000 < 400
