@@ -548,7 +548,7 @@ def one_value(field: str, modifiers: list[str], value: Json, event: Event) -> bo
         how = "startswith" if "startswith" in modifiers else "endswith" if "endswith" in modifiers else "__eq__"
         hit = any(getattr(text(mine).casefold(), how)(other) for mine in found for other in others)
         return None if unknown and not hit else hit
-    if value is None or (value == "" and not modifiers and field not in VALUE_FIELDS and not deep(field)):
+    if value is None or (value == "" and not modifiers and envelope_text(field)):
         return None if unknown else not found
     hit = any(value_hits(field, modifiers, value, each) for each in found)
     if field == "responseStatus.code" and isinstance(value, str) and value.upper() in ("ALLOW", "DENY"):
@@ -565,15 +565,30 @@ def compare(left: float, sign: str, right: float) -> bool:
     return left > right if sign == ">" else left >= right
 
 
-VALUE_FIELDS = ("user.groups", "impersonatedUser.groups", "sourceIPs", "sourceIPs[]", "responseStatus.code")
-
-
-def deep(field: str) -> bool:
-    head = re.split(r"[.\[]", field, maxsplit=1)[0]
-    return head in (
-        "requestObject", "responseObject", "annotations", "hostPath", "capabilities", "privileged", "image",
-        "hostNetwork", "hostPID", "hostIPC",
-    ) or "extra" in field  # fmt: skip
+def envelope_text(field: str) -> bool:
+    """Whether the API server writes the field as one text, and leaves it out when empty: absent is '' there."""
+    return field in (
+        "verb",
+        "stage",
+        "level",
+        "requestURI",
+        "userAgent",
+        "auditID",
+        "requestReceivedTimestamp",
+        "stageTimestamp",
+        "apiGroup",
+        "resource",
+        "subresource",
+        "namespace",
+        "name",
+        "user.username",
+        "user.uid",
+        "impersonatedUser.username",
+        "impersonatedUser.uid",
+        "responseStatus.status",
+        "responseStatus.reason",
+        "responseStatus.message",
+    ) or field.startswith("objectRef.")
 
 
 def value_hits(field: str, modifiers: list[str], wanted: Json, found: Json) -> bool:

@@ -280,6 +280,18 @@ def test_disabled_rules_are_left_out_and_order_is_kept() -> None:
     assert [(i, len(found)) for i, found in matcher.match_batch([record(verb="x"), seen])] == [(0, 1), (1, 2)]
 
 
+def test_what_is_settled_for_a_caller_is_not_used_for_another() -> None:
+    """One user with and without impersonation, and impersonating two others, in any order and again and again."""
+    matcher = Matcher([rule({"impersonatedUser": {"usernameGlob": ["b*"]}}), rule({"user": {"usernameGlob": ["a*"]}})])
+    plain = record(verb="get", user={"username": "a"})
+    bob, eve = (
+        record(verb="get", user={"username": "a"}, impersonatedUser={"username": name}) for name in ("bob", "eve")
+    )
+    other = record(verb="get", user={"username": "x"})
+    for seen, count in [(plain, 1), (bob, 2), (eve, 1), (other, 0)] * 4:
+        assert len(matcher.match(seen)) == count
+
+
 def test_a_rule_that_takes_too_long_is_told() -> None:
     """The budget names the rule that spent it, and only that one."""
     ticks = iter(range(1000))
