@@ -26,13 +26,16 @@ async def story(
     rules, _ = await list_all(cluster, SigmaRule)
     by_event = {bundle.spec.attested_for.uid: bundle for bundle in bundles}
     by_name = {rule.metadata.name: rule.spec for rule in rules}
+    parents = {event.metadata.name: event for event in events}
     archive = Archive(state) if sealing and bundles else None
     entries = []
     for event in events:
         bundle = by_event.get(event.metadata.uid)
-        rule = by_name.get(event.spec.signals.get("rule", ""))
+        # An event about events is of the rule that made the first of them.
+        origin = next((parents[ref.name] for ref in event.spec.parents if ref.name in parents), event)
+        rule = by_name.get(event.spec.signals.get("rule") or origin.spec.signals.get("rule", ""))
         checks = await checked(archive, event, bundle) if archive and bundle else ()
-        about = rule.description if rule else _summary(event)
+        about = _summary(event) or (rule.description if rule else "")
         entries.append(Entry(event, bundle, checks, about, rule.tags if rule else ()))
     return Story(
         title=title,

@@ -109,8 +109,16 @@ class Story:
 
     @cached_property
     def by_time(self) -> Sequence[Entry]:
-        """The entries in the order of what happened."""
-        return sorted(self.entries, key=lambda entry: (entry.at, -entry.severity.rank, entry.event.metadata.name))
+        """The entries in the order of what happened; what an event led to stands behind it."""
+        return sorted(
+            self.entries,
+            key=lambda entry: (
+                entry.at,
+                bool(entry.event.spec.parents),
+                -entry.severity.rank,
+                entry.event.metadata.name,
+            ),
+        )
 
     @cached_property
     def groups(self) -> Sequence[Sequence[Entry]]:
