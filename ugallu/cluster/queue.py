@@ -56,10 +56,10 @@ class WorkQueue(Generic[K]):
         """Queue the key in so many seconds; the earliest of several wins."""
         self._set(key, seconds, retry=False)
 
-    def retry(self, key: K) -> float:
+    def retry(self, key: K, *, at_least: float = 0.0) -> float:
         """Queue the key after its backoff, which grows until `forget`; return the delay in seconds."""
         backoff = self._backoffs.setdefault(key, self._new_backoff())
-        delay = backoff.next()
+        delay = max(backoff.next(), at_least)
         self._set(key, delay, retry=True)
         return delay
 

@@ -155,7 +155,8 @@ class Reconciling:
             self._queue.forget(key)
             log.error("cannot be reconciled; waiting for a new generation", error=str(error))
             return
-        wait = round(self._queue.retry(key), 2)
+        asked = error.retry_after if isinstance(error, TransientError) else None
+        wait = round(self._queue.retry(key, at_least=asked or 0.0), 2)
         if isinstance(error, TransientError):
             log.warning("reconcile failed; trying again", error=str(error), seconds=wait)
         elif isinstance(error, ConflictError):

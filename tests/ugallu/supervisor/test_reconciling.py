@@ -158,6 +158,16 @@ async def test_what_may_succeed_later_is_tried_again_with_growing_patience(error
         assert at.counted("done") == 1
 
 
+async def test_a_server_that_says_when_to_come_back_is_left_alone_until_then() -> None:
+    """429 with Retry-After: not earlier than it asks."""
+    reconciler = Scripted(TransientError("busy", retry_after=20))
+    async with at_work(Shown(bundle("a")), reconciler) as at:
+        await at.clock.advance(19)
+        assert len(reconciler.calls) == 1
+        await at.clock.advance(2)
+        assert len(reconciler.calls) == 2
+
+
 async def test_what_will_never_succeed_waits_for_a_new_generation() -> None:
     """Neither time nor a change of status brings it back, a change of spec does."""
     reconciler = Scripted(PermanentError("bad spec"))

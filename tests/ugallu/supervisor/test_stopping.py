@@ -195,7 +195,7 @@ def test_what_the_grace_cuts_off_is_named(tmp_path: Path, incident: list[bytes])
         begin = time.monotonic()
         assert run.stop() == 0
         assert time.monotonic() - begin < 10
-        assert run.wait_for("stopped")["cut"] == ["outbox"]
+        assert "outbox" in run.wait_for("stopped")["cut"]
     some = events(tmp_path)
     with running(tmp_path) as run:
         until = time.monotonic() + 20
