@@ -76,6 +76,8 @@ class Texts(msgspec.Struct, frozen=True):
         return any_pattern(self.patterns, fold=self.fold)
 
     def __str__(self) -> str:
+        if any(pattern.matches_all for pattern in self.patterns):
+            return "is present"
         shown = [str(pattern) or '""' for pattern in self.patterns[:8]]
         more = f" or {len(self.patterns) - 8} others" if len(self.patterns) > 8 else ""
         manner = "is" if all(pattern.literal is not None for pattern in self.patterns) else "is like"
