@@ -2,18 +2,22 @@
 
 import random
 from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import anyio
 import pytest
 
+from ugallu.api.meta import Resource
 from ugallu.api.sigma import SigmaRule
 from ugallu.cluster.embedded import EmbeddedCluster
 from ugallu.cluster.informer import Informer
-from ugallu.cluster.port import Change, Cluster, ForbiddenError, GoneError, Key, UnavailableError, list_all
+from ugallu.cluster.port import Change, Cluster, ForbiddenError, GoneError, Key, Page, UnavailableError, list_all
 from ugallu.errors import UgalluError
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import Fault, FaultyCluster, Plan, memory_cluster, scripted, unavailable
 from ugallu.testing.contracts.cluster import rule
+
+R = TypeVar("R", bound=Resource)
 
 
 class Hasty(ManualClock):
@@ -112,23 +116,39 @@ async def test_a_broken_watch_resumes_without_a_list() -> None:
     assert len(following.clock.slept) == 2
 
 
+class Gated(FaultyCluster):
+    """Lists wait for the gate."""
+
+    def __init__(self, cluster: Cluster, plan: Plan) -> None:
+        super().__init__(cluster, plan)
+        self.gate = anyio.Event()
+        self.gate.set()
+
+    async def list(self, kind: type[R], **scope: Any) -> Page[R]:
+        await self.gate.wait()
+        return await super().list(kind, **scope)
+
+
 async def test_after_lost_history_it_lists_anew_and_tells_the_difference() -> None:
     """When the watch is too old: what went meanwhile is DELETED, what came ADDED, what changed MODIFIED, rest silent."""
     inner = memory_cluster()
     for name in ("stays", "changes", "goes", "reborn"):
         await inner.create(rule(name))
     gone = Fault(GoneError("too old"))
-    cluster = FaultyCluster(inner, scripted(gone, verbs=["notice"]))
+    cluster = Gated(inner, scripted(gone, verbs=["notice"]))
     following = Following(cluster)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(following.informer.run)
         await following.informer.synced.wait()
         following.told.clear()
+        cluster.gate = anyio.Event()
         await inner.patch(SigmaRule, "changes", {"spec": {"description": "d"}})
         await inner.delete(SigmaRule, "goes")
         await inner.delete(SigmaRule, "reborn")
         await inner.create(rule("reborn"))
         await inner.create(rule("comes"))
+        assert following.told == []
+        cluster.gate.set()
         await following.until(("ADDED", "comes"))
         tasks.cancel_scope.cancel()
     assert sorted(following.told) == [

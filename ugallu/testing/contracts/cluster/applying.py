@@ -72,6 +72,10 @@ class Applying(Abilities):
         assert taken.spec.description == "by b"
         left = await cluster.apply(rule(name), manager="a")
         assert left.spec.description == "by b"
+        await cluster.apply(rule(name, description="by a"), manager="a")
+        await cluster.apply(rule(name, description="by b"), manager="b")
+        gone = await cluster.apply(rule(name), manager="b")
+        assert gone.spec.description == ""
 
     async def test_a_patch_takes_over_an_applied_field(self, cluster: Cluster) -> None:
         """Once somebody else changed the value, its former manager leaves it alone."""
