@@ -19,7 +19,7 @@ class Enqueue:
     """A Reconciler of SecurityEvents."""
 
     watches = SecurityEvent
-    at_once = 32
+    at_once = 64
 
     def __init__(self, cluster: Cluster, bundles: View[AttestationBundle]) -> None:
         self._cluster = cluster

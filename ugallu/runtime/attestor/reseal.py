@@ -83,7 +83,7 @@ class Reseal:
     """A Reconciler of AttestationBundles."""
 
     watches = AttestationBundle
-    at_once = 32
+    at_once = 64
 
     def __init__(
         self,
