@@ -57,6 +57,18 @@ async def test_a_view_asked_for_before_the_cache_runs_starts_with_it() -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_a_view_asked_for_while_the_cache_runs_starts_at_once() -> None:
+    """A newcomer need not wait for anything."""
+    cluster = memory_cluster()
+    await cluster.create(rule("a"))
+    async with running_cache(cluster) as cache:
+        await anyio.wait_all_tasks_blocked()
+        view = cache.view(SigmaRule)
+        with anyio.fail_after(10):
+            await view.synced()
+        assert view.get("a") is not None
+
+
 async def test_listeners_hear_all_there_is_and_all_that_comes() -> None:
     """A listener gets the present as ADDED at once, then each change once, until it unlistens."""
     cluster = memory_cluster()
