@@ -38,7 +38,6 @@ class Assembly:
     parts: Parts
     reconcilings: list[Reconciling] = field(default_factory=list)
     end: anyio.Event = field(default_factory=anyio.Event)
-    over: anyio.Event = field(default_factory=anyio.Event)
     failing: dict[str, str] = field(default_factory=dict)
     """Services that are being restarted, and why."""
 
@@ -77,7 +76,8 @@ class Cell:
         self._changed = changed
         self._election = election
         self._assembly: Assembly | None = None
-        self._old: list[Assembly] = []
+        self._alive: list[Assembly] = []
+        """The Parts at work, and those that still finish what they hold."""
         self._workers: dict[type[Any], Worker] = {}
         self._worker_errors: dict[str, str] = {}
         self._loose: type[Resource] | None = None
@@ -131,7 +131,7 @@ class Cell:
     def unfinished(self) -> list[str]:
         """What a deadline would cut off now, by name."""
         left = [f"detectors of {observes.__name__}" for observes in self._workers]
-        for assembly in [*self._old, *([self._assembly] if self._assembly else [])]:
+        for assembly in self._alive:
             for reconciling in assembly.reconcilings:
                 left += [f"{reconciling.kind} {'/'.join(filter(None, key))}" for key in reconciling.under_way]
         return left
@@ -144,7 +144,7 @@ class Cell:
         With an election the Parts run while this process leads, and are built anew each time it comes to lead.
         """
         if self._election is None:
-            await self._run()
+            await self._walled()
             return
         election = self._election
         # Sources need not wait for somebody who may never lead.
@@ -153,7 +153,7 @@ class Cell:
         async with anyio.create_task_group() as tg:
 
             async def contend() -> None:
-                while not await election.lead(self._run):
+                while not await election.lead(self._walled):
                     self._log.warning("leadership lost; another replica goes on", holder=election.holder)
                 tg.cancel_scope.cancel()
 
@@ -161,6 +161,31 @@ class Cell:
             await self._finish.wait()
             if not election.leading:
                 tg.cancel_scope.cancel()
+
+    async def _walled(self) -> None:
+        """Run; whatever still gets out of the parts' own guards ends here and not in a neighbour."""
+        backoff = Backoff(first=1.0)
+        while not self._finish.is_set():
+            error = await attempt(self._run)
+            if error is None:
+                return
+            self._build_error, self.failed = f"broke: {error}", error
+            self._metrics.count("ugallu_operator_restarts_total", operator=self.name, part="cell")
+            self._log.error("cell broke; starting it again", exc_info=error)
+            self._changed()
+            await self._pause(backoff.next())
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not beyond `finish`."""
+        async with anyio.create_task_group() as tg:
+
+            async def finished() -> None:
+                await self._finish.wait()
+                tg.cancel_scope.cancel()
+
+            tg.start_soon(finished)
+            await self._clock.sleep(seconds)
+            tg.cancel_scope.cancel()
 
     async def _run(self) -> None:
         view = self._config_view()
@@ -172,8 +197,8 @@ class Cell:
                     live.start_soon(self._live, view, tg)
                     await self._finish.wait()
                     live.cancel_scope.cancel()
-                if self._assembly is not None:
-                    self._assembly.end.set()
+                for assembly in self._alive:
+                    assembly.end.set()
         finally:
             unlisten()
             for worker in self._workers.values():
@@ -284,7 +309,6 @@ class Cell:
                 new.failing[source.name] = str(error)
                 self._log.error("source cannot start", source=source.name, error=str(error))
         if old is not None:
-            self._old.append(old)
             old.end.set()
             self._log.info("rebuilt: the config has changed")
         self.armed.set()
@@ -293,6 +317,7 @@ class Cell:
         self, assembly: Assembly, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         """Run reconcilers and services of one set of Parts until it is told to end."""
+        self._alive.append(assembly)
         try:
             async with anyio.create_task_group() as tg:
                 for reconciler in assembly.parts.reconcilers:
@@ -321,8 +346,7 @@ class Cell:
             error = attempt_now(assembly.parts.close)
             if error is not None:
                 self._log.error("close failed", exc_info=error)
-            if assembly in self._old:
-                self._old.remove(assembly)
+            self._alive.remove(assembly)
 
     async def _serve(self, service: Service, assembly: Assembly) -> None:
         await self._again(service.name, service.run, assembly.failing)

@@ -229,6 +229,27 @@ async def test_what_breaks_in_one_cell_leaves_its_neighbours_alone() -> None:
         assert run.metrics.value("ugallu_operator_restarts_total", operator="fragile", part="dies") >= 1
 
 
+class Rotten(Operator[Config]):
+    """Gets past every guard of its parts: what it calls a detector is none."""
+
+    name = "rotten"
+    config = Config
+
+    def build(self, config: Config, platform: Platform) -> Parts:
+        return Parts(detectors=[object()])  # type: ignore[list-item]
+
+
+async def test_a_cell_that_breaks_whole_is_started_again_and_harms_nobody() -> None:
+    """The last wall holds: a reason, a counter, and neighbours that do not notice."""
+    async with running(Rotten, Step) as run:
+        await run.publish(*(Seen(n) for n in range(30)))
+        assert "broke" in reason(run, "rotten")
+        assert run.metrics.value("ugallu_operator_restarts_total", operator="rotten", part="cell") >= 1
+        seen = run.process.cache.view(SecurityEvent)
+        with anyio.fail_after(10):
+            await seen.until(lambda: len(list(seen.items())) == 3)
+
+
 class NeedsPods(Step):
     name = "needs-pods"
     needs_pods = True
