@@ -60,7 +60,8 @@ class Rejected(msgspec.Struct, frozen=True):
 class AuditDecoder:
     """Decodes, counts, and keeps the last few rejected lines in `quarantine`."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: str = "") -> None:
+        self.where = where
         self.counts: dict[str, int] = dict.fromkeys(_LEDGER, 0)
         self.quarantine: deque[Rejected] = deque(maxlen=_QUARANTINE)
 
@@ -93,6 +94,7 @@ class AuditDecoder:
             if _LEGACY.match(text):
                 raise PermanentError(
                     "the audit log is in the legacy text format",
+                    where=self.where,
                     fix="start the API server with --audit-log-format=json",
                 ) from error
             self._reject(text, _reason(error), str(error))

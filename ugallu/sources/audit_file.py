@@ -113,13 +113,17 @@ class AuditFile:
         self._follows = settings.follow and settings.files != (STDIN,)
         if self._follows and len(settings.files) > 1:
             # Two logs interleave differently each time, and then numbers would not name the same events again.
-            raise PermanentError("one source follows one log", where="audit-file", fix="use `audit_files`")
+            raise PermanentError(
+                "one source follows one log",
+                where="audit-file",
+                fix="name one log to follow; `ugallu replay` plays several",
+            )
         self.name = _name(settings.files, live=self._follows)
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
         self._log = log.bind(source=self.name)
-        self._decoder = AuditDecoder()
+        self._decoder = AuditDecoder(self.name)
         self._held: list[AuditRecord] = []
         self._next = 0
         self._told: dict[str, int] = {}
@@ -150,7 +154,7 @@ class AuditFile:
         # this, each batch was handed back and faulted in again, for 15 % of the time. The block is never touched.
         bytes(_ROOM)
         self._publish = publish
-        self._decoder = AuditDecoder()
+        self._decoder = AuditDecoder(self.name)
         self._held = []
         self._next = 0
         place: Place | None = None

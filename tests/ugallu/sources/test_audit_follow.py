@@ -408,7 +408,7 @@ async def play(log: Log, step: Step) -> None:
         log.rotate("" if step == "rotate" else step)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.sampled_from([step for step in STEPS if step != "copytruncate"]), max_size=16))
 def test_any_interleaving(tmp_path_factory: pytest.TempPathFactory, steps: list[Step]) -> None:
     """Whatever the order of writes, rotations, compressions, looks, restarts and crashes: each line once, in order."""
@@ -418,7 +418,7 @@ def test_any_interleaving(tmp_path_factory: pytest.TempPathFactory, steps: list[
     assert log.heard.counts["received"] == len(log.written)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(
         st.sampled_from([step for step in STEPS if step not in ("rotate", "gz", "zst", "pack", "open")]), max_size=16

@@ -233,8 +233,9 @@ async def test_legacy(tmp_path: Path) -> None:
     """The legacy text format is refused with the flag that ends it."""
     path = tmp_path / "log"
     path.write_text('2017-03-21T03:57:09.106841886-04:00 AUDIT: id="c939d2a7" stage="RequestReceived" ip="127.0.0.1"\n')
-    with pytest.raises(PermanentError, match="--audit-log-format=json"):
+    with pytest.raises(PermanentError, match="--audit-log-format=json") as caught:
         await replay(path)
+    assert str(path) in caught.value.where
 
 
 @pytest.mark.parametrize("packed", [False, True])
