@@ -216,7 +216,10 @@ def slice_of_the_incident(into: Path) -> Path:
 
 
 def finish(mode: Mode, audit: Path, state: Path, plan: Plan, out: Path, expected: int | None) -> int:
-    """Run once; a `run` is told to stop as soon as everything expected is sealed. Returns the exit code."""
+    """Run once; a `run` is told to stop as soon as everything expected is sealed. Returns the exit code.
+
+    A `run` that finds its work done may be told to stop before it listens for signals: that is a good end too.
+    """
     out.mkdir(exist_ok=True)
     pid = forked(lambda: product(mode, audit, state, plan, out))
     if mode == "run" and expected is not None:
@@ -229,6 +232,8 @@ def finish(mode: Mode, audit: Path, state: Path, plan: Plan, out: Path, expected
                 os.kill(pid, signal.SIGTERM)
                 break
             time.sleep(0.05)  # noqa: TID251 - a real process on a real clock
+        code = ended(pid)
+        return 0 if code == -signal.SIGTERM else code
     return ended(pid)
 
 
