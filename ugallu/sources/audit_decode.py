@@ -5,8 +5,8 @@
     kind      an object that is no audit Event          oversize  longer than the limit
     damaged   compressed data that ends early
 
-`salvaged` counts the oversize lines whose metadata became a record all the same: their bodies are unknown. Blank
-lines are not received.
+`salvaged` counts the oversize lines whose metadata became a record all the same: their bodies are unknown. `mended`
+counts the lines that the API server takes and our decoder takes only after `mended`. Blank lines are not received.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from ugallu.api.audit import AuditRecord
+from ugallu.api.audit import AuditRecord, mended
 from ugallu.api.observation import EMPTY
 from ugallu.errors import PermanentError
 from ugallu.sources.lines import Block, Oversize
@@ -88,8 +88,7 @@ class AuditDecoder:
         if not text:
             return
         try:
-            record = _record.decode(text)
-            envelope = _envelope.decode(text) if not record.verb else None
+            record, envelope = self._open(text)
         except _BROKEN as error:
             if _LEGACY.match(text):
                 raise PermanentError(
@@ -124,6 +123,17 @@ class AuditDecoder:
         """Count compressed data that ends early as one rejected line: how many it held, nobody knows."""
         self._reject(b"", "damaged", detail)
 
+    def _open(self, text: bytes) -> tuple[AuditRecord, _Envelope | None]:
+        """Decode a line as it is, else mended: what stands in it may be a client's doing."""
+        try:
+            return _opened(text)
+        except msgspec.ValidationError:
+            raise
+        except _BROKEN:
+            found = _opened(mended(text))
+        self.counts["mended"] = self.counts.get("mended", 0) + 1
+        return found
+
     def _item(self, text: bytes) -> AuditRecord | None:
         try:
             record = _record.decode(text)
@@ -156,6 +166,11 @@ class AuditDecoder:
         )
 
 
+def _opened(text: bytes) -> tuple[AuditRecord, _Envelope | None]:
+    record = _record.decode(text)
+    return record, None if record.verb else _envelope.decode(text)
+
+
 def salvage(head: bytes, ending: bytes) -> AuditRecord | None:
     """Return what the two ends of a cut line tell of its event, bodies absent; None when that is not enough.
 
@@ -165,7 +180,7 @@ def salvage(head: bytes, ending: bytes) -> AuditRecord | None:
     if not members:
         return None
     try:
-        record = _record.decode(members + b"}")
+        record = _record.decode(mended(members + b"}"))
     except _BROKEN:
         return None
     if not record.verb:
@@ -174,7 +189,7 @@ def salvage(head: bytes, ending: bytes) -> AuditRecord | None:
     start = ending.rfind(_TIMES[0])
     if start >= 0:
         try:
-            late = _record.decode(b"{" + ending[start:].rstrip())
+            late = _record.decode(mended(b"{" + ending[start:].rstrip()))
         except _BROKEN:
             return record
         record = msgspec.structs.replace(

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,3 +97,56 @@ def test_all_recorded_lines_are_taken_fast() -> None:
     records = AuditDecoder().block(Block(data, len(data)))
     assert records is not None
     assert len(records) == len(LINES)
+
+
+HOSTILE = {
+    "a lone surrogate": b'{"a":"\\ud800"}',
+    "a surrogate turned round": b'{"a":"\\udc00\\ud800"}',
+    "bytes that are no UTF-8": b'{"a":"\xff\xfe"}',
+    "nesting": b"[" * 5000 + b"]" * 5000,
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("shape", ["line", "list", "block"])
+def test_no_client_hides_its_request(body: bytes, shape: str) -> None:
+    """A patch stands in the log as its client wrote it: what the API server reads is a record here too, and counted."""
+    event = (
+        b'{"verb":"patch","auditID":"a","objectRef":{"name":"victim"},"requestObject":' + body + b',"stage":"Panic"}'
+    )
+    decoder = AuditDecoder()
+    if shape == "block":
+        block = Block(LINES[0] + b"\n" + event + b"\n", len(LINES[0]) + len(event) + 2)
+        records = decoder.block(block)
+        if records is None:
+            records = [record for line in block.lines() for _, record in decoder.line(line)]
+        records = records[1:]
+    else:
+        text = event if shape == "line" else b'{"kind":"EventList","items":[' + event + b"," + event + b"]}"
+        records = [record for _, record in decoder.line(text)]
+    assert [(record.verb, record.stage) for record in records] == [("patch", "Panic")] * len(records)
+    assert records
+    assert records[0].object_ref is not None
+    assert records[0].object_ref.name == "victim"
+    assert decoder.counts["rejected"] == 0
+    if b"\xff" not in body:  # a body is looked at only when a rule asks, and mended then
+        assert decoder.counts["mended"] == 1
+
+
+def test_what_nobody_reads_is_still_rejected() -> None:
+    """Mending is for what the API server takes; other lines are rejected as before, once, and not counted as mended."""
+    decoder = AuditDecoder()
+    for line in (b'{"verb":"get"', b'{"verb":"get","requestObject":"\\ud800', b"\xff", b'{"verb":7,"x":"\\ud800"}'):
+        assert list(decoder.line(line)) == []
+    assert decoder.counts == {"received": 4, "parsed": 0, "rejected": 4, "rejected.json": 3, "rejected.shape": 1}
+
+
+def test_a_cut_line_is_mended_too() -> None:
+    """The metadata of a line that is too long is saved although its client wrote a lone surrogate into the body."""
+    head = b'{"verb":"patch","auditID":"a","requestObject":{"a":"\\ud800"},"responseObject":{"a":"' + b"x" * 100
+    saved = salvage(
+        head, b'xx"},"requestReceivedTimestamp":"2026-01-01T00:00:00Z","stageTimestamp":"2026-01-01T00:00:01Z"}'
+    )
+    assert saved is not None
+    assert (saved.verb, saved.stage_timestamp) == ("patch", "2026-01-01T00:00:01Z")
+    assert saved.request_object == msgspec.Raw(b"")
