@@ -57,8 +57,9 @@ def fit_signals(given: Mapping[str, str], extra: Mapping[str, str] | None = None
     own = dict(extra or {})
     kept = {k: v for k, v in given.items() if k not in own}
     # One byte past the limit is enough to see that a value is too long, however long it is.
-    signals = {clean(k, MAX_KEY_BYTES): clean(v, MAX_SIGNAL_BYTES + 1) for k, v in kept.items()}
-    short = len(signals) < len(kept) or any(len(k.encode(errors="replace")) > MAX_KEY_BYTES for k in kept)
+    keys = [clean(k, MAX_KEY_BYTES + 1) for k in kept]
+    signals = {_cut(k, MAX_KEY_BYTES): clean(v, MAX_SIGNAL_BYTES + 1) for k, v in zip(keys, kept.values(), strict=True)}
+    short = len(signals) < len(kept) or any(len(k.encode()) > MAX_KEY_BYTES for k in keys)
     if len(signals) + len(own) > MAX_SIGNALS:
         signals = dict(list(signals.items())[: MAX_SIGNALS - len(own) - 1])
         short = True

@@ -16,7 +16,15 @@ from ugallu.api.event import (
 from ugallu.api.meta import ObjectReference
 from ugallu.api.snapshots import ContainerInfo, PodSubject
 from ugallu.api.subject import Subject
-from ugallu.emit.limits import MAX_SPEC_BYTES, clean, fit_signals, fit_spec, fit_subject, one_discriminator
+from ugallu.emit.limits import (
+    MAX_KEY_BYTES,
+    MAX_SPEC_BYTES,
+    clean,
+    fit_signals,
+    fit_spec,
+    fit_subject,
+    one_discriminator,
+)
 from ugallu.testing.emission import EPOCH
 
 WILD = st.text(st.characters(), max_size=60)
@@ -65,6 +73,13 @@ def test_limits_always_hold(signals: dict[str, str]) -> None:
     assert fitted["resolver_error"] == "down"
     whole = {clean(k): clean(v, 1 << 20) for k, v in signals.items()} | {"resolver_error": "down"}
     assert (fitted == whole) != (fitted.get("signals.truncated") == "true")
+
+
+def test_a_key_that_grows_too_long_is_marked() -> None:
+    """Escaping makes a key longer; one that no longer fits is cut and the event says so."""
+    fitted = fit_signals({"\x1f" * 40: ""})
+    assert fitted["signals.truncated"] == "true"
+    assert max(len(key.encode()) for key in fitted) <= MAX_KEY_BYTES
 
 
 def test_long_values_pay_for_short_ones() -> None:
