@@ -13,9 +13,7 @@ class Aside:
         self._temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
         self._handle = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(self._handle, view) :]
+            _write_all(self._handle, content)
         except OSError:
             self.discard()
             raise
@@ -41,6 +39,21 @@ class Aside:
             os.close(self._handle)
             self._handle = -1
             self._temporary.unlink(missing_ok=True)
+
+
+def create_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Create a file, whole or not at all unless the process dies; not durable yet.
+
+    Raises `FileExistsError` if the name is taken.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        _write_all(handle, content)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(handle)
 
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -89,3 +102,10 @@ def make_directory(path: Path, *, mode: int = 0o755) -> None:
     make_directory(path.parent, mode=mode)
     path.mkdir(mode=mode, exist_ok=True)
     sync_directory(path.parent)
+
+
+def _write_all(handle: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        # A full disk first writes less, and says so only when asked for the rest.
+        view = view[os.write(handle, view) :]

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ugallu.errors import RefusedError, TransientError
@@ -132,4 +133,126 @@ async def test_a_full_disk_is_reported_and_survived(tmp_path: Path, monkeypatch:
     abandon(store)
     again = opened(tmp_path)
     assert (await again.get("a"), await again.get("b")) == (b"x", b"y")
+    again.close()
+
+
+async def test_a_disk_that_fills_up_inside_a_file_costs_no_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk takes the first half of a write without a word: the put fails, leaves nothing, and works later."""
+    store = opened(tmp_path)
+    real = os.write
+    for room in range(0, 300, 20):
+        left = room
+
+        def write(handle: int, content: bytes) -> int:
+            nonlocal left
+            if left == 0:
+                raise OSError(28, "No space left on device")
+            written = real(handle, content[:left])
+            left -= written
+            return written
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "write", write)
+            with pytest.raises(TransientError, match="No space left"):
+                await put(store, f"a/{room}", b"y" * 280)
+        await put(store, f"a/{room}", b"y" * 280)
+        assert await store.get(f"a/{room}") == b"y" * 280
+    store.close()
+    again = opened(tmp_path)
+    for room in range(0, 300, 20):
+        assert await again.get(f"a/{room}") == b"y" * 280
+    again.close()
+
+
+async def test_what_a_failed_append_left_stays_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two frames reach the file but not the disk; the next, as long as the first of them, does not revive the second."""
+    store = opened(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", _refuse)
+        assert store._ahead is not None
+        frames = [msgspec.msgpack.encode(("staging/a", b"1", ("x", 1, "t", None)))] * 2
+        with pytest.raises(OSError, match="Input"):
+            store._ahead.append(frames)
+    store._ahead.append([frames[0]])
+    assert len(list(store._ahead.read())) == 1
+    abandon(store)
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
+async def test_recovered_files_are_synced_before_the_write_ahead_file_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process left its files to the kernel: whole to look at, and yet not on the disk."""
+    store = opened(tmp_path)
+    await put(store, "a", b"content")
+    abandon(store)
+    synced = set()
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{handle}").readlink())
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    opened(tmp_path).close()
+    assert {tmp_path / "objects/a", tmp_path / "records/a.json", tmp_path / "objects"} <= synced
+
+
+async def test_after_a_failed_sync_files_are_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel could not write it calls clean and may drop: a second sync that succeeds proves nothing."""
+    store = opened(tmp_path)
+    await put(store, "a", b"content")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", _refuse)
+        assert store._ahead is not None
+        with pytest.raises(OSError, match="Input"):
+            store._settle(store._ahead)
+    (tmp_path / "objects/a").write_bytes(b"")
+    store.close()
+    again = opened(tmp_path)
+    assert await again.get("a") == b"content"
+    again.close()
+
+
+async def test_a_reader_sees_what_a_dead_writer_acknowledged(tmp_path: Path) -> None:
+    """Files that a power cut tore or took are no tampering while the write-ahead file has them."""
+    store = opened(tmp_path)
+    for key in ("torn", "gone", "no-record"):
+        await put(store, key, key.encode() * 100)
+    abandon(store)
+    (tmp_path / "objects/torn").write_bytes(b"")
+    (tmp_path / "objects/gone").unlink()
+    (tmp_path / "records/gone.json").unlink()
+    (tmp_path / "records/no-record.json").write_bytes(b"{")
+    reader = DirectoryStore(tmp_path, ManualClock())
+    for key in ("torn", "gone", "no-record"):
+        assert await reader.get(key) == key.encode() * 100
+        found = await reader.stat(key)
+        assert found is not None
+        assert found.size == len(key) * 100
+    assert await reader.stat("never") is None
+    opened(tmp_path).close()
+    (tmp_path / "objects/torn").write_bytes(b"")
+    with pytest.raises(IntegrityError):
+        await reader.get("torn")
+
+
+async def test_a_later_date_survives_recovery(tmp_path: Path) -> None:
+    """An extended retention is not put back to the first one when the content must be written again."""
+    store = opened(tmp_path)
+    await put(store, "a", b"content")
+    until = store._clock.now() + 2 * DAY
+    await store.put("a", b"content", media_type="text/plain", until=until)
+    abandon(store)
+    (tmp_path / "objects/a").write_bytes(b"")
+    again = opened(tmp_path)
+    found = await again.stat("a")
+    assert found is not None
+    assert found.until == until
+    assert await again.get("a") == b"content"
     again.close()

@@ -32,32 +32,30 @@ class WriteAhead:
         self._handle = _open(path)
         sync_directory(path.parent)
         self.size = 0
+        self._torn = True
 
     def read(self) -> Iterator[bytes]:
         """Yield the frames in order; afterwards `append` goes on behind the last good one."""
         self.size = 0
-        while True:
-            head = os.pread(self._handle, _HEAD, self.size)
-            length = int.from_bytes(head[:4])
-            if len(head) < _HEAD or not 0 < length <= MAX_FRAME:
-                return
-            content = os.pread(self._handle, length, self.size + _HEAD)
-            if len(content) != length or hashlib.sha256(content).digest() != head[4:]:
-                return
-            self.size += _HEAD + length
+        for content in _frames(self._handle):
+            self.size += _HEAD + len(content)
             yield content
 
     def append(self, frames: Iterable[bytes], *, sync: bool = True) -> None:
         """Append, and make durable unless told that it does not matter."""
         content = b"".join(len(frame).to_bytes(4) + hashlib.sha256(frame).digest() + frame for frame in frames)
+        if self._torn:
+            # What a failed append left is cut off: behind a shorter one, whole frames of it would come back to life.
+            os.ftruncate(self._handle, self.size)
+        self._torn = True
         at, rest = self.size, memoryview(content)
         while rest:
-            # Behind the last good frame: what a failed append left there is overwritten.
             written = os.pwrite(self._handle, rest, at)
             at, rest = at + written, rest[written:]
         if sync:
             os.fdatasync(self._handle)
         self.size = at
+        self._torn = False
 
     def clear(self, keep: Sequence[bytes] = ()) -> None:
         """Begin again with these frames: everything else in it is durable elsewhere, and these are in it already.
@@ -67,13 +65,13 @@ class WriteAhead:
         aside = self._path.with_name(f"{self._path.name}.new")
         fresh = _open(aside)
         os.ftruncate(fresh, 0)
-        old, self._handle, self.size = (self._handle, self.size), fresh, 0
+        old, self._handle, self.size, self._torn = (self._handle, self.size, self._torn), fresh, 0, False
         try:
             self.append(keep)
             aside.replace(self._path)
         except OSError:
             os.close(fresh)
-            self._handle, self.size = old
+            self._handle, self.size, self._torn = old
             raise
         sync_directory(self._path.parent)
         os.close(old[0])
@@ -82,6 +80,32 @@ class WriteAhead:
         """Let another process write."""
         os.close(self._handle)
         os.close(self._lock)
+
+
+def frames_of(path: Path) -> Iterator[bytes]:
+    """Yield the frames of a file that somebody else may be writing; none if there is no such file."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        yield from _frames(handle)
+    finally:
+        os.close(handle)
+
+
+def _frames(handle: int) -> Iterator[bytes]:
+    at = 0
+    while True:
+        head = os.pread(handle, _HEAD, at)
+        length = int.from_bytes(head[:4])
+        if len(head) < _HEAD or not 0 < length <= MAX_FRAME:
+            return
+        content = os.pread(handle, length, at + _HEAD)
+        if len(content) != length or hashlib.sha256(content).digest() != head[4:]:
+            return
+        at += _HEAD + length
+        yield content
 
 
 def _open(path: Path) -> int:

@@ -21,9 +21,9 @@ from anyio import to_thread
 
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
-from ugallu.evidence.files import make_directory, sync_directory, sync_file, write_durably
+from ugallu.evidence.files import create_whole, make_directory, sync_directory, sync_file, write_durably
 from ugallu.evidence.ports import IntegrityError, Lock, Stored
-from ugallu.evidence.stores.ahead import WriteAhead
+from ugallu.evidence.stores.ahead import WriteAhead, frames_of
 
 STAGING: Final = "staging/"
 MAX_KEY: Final = 512
@@ -68,6 +68,21 @@ class _Put:
         return self.stored is not None or self.error is not None
 
 
+class _Get:
+    """One get under way, and what came of it."""
+
+    __slots__ = ("content", "error", "key")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.content: bytes | None = None
+        self.error: OSError | UgalluError | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.content is not None or self.error is not None
+
+
 class DirectoryStore:
     """An `EvidenceStore` on a local disk: any number of readers, one process that writes."""
 
@@ -76,8 +91,12 @@ class DirectoryStore:
         self._clock = clock
         self._turn = anyio.Lock()
         self._puts: list[_Put] = []
+        self._read_turn = anyio.Lock()
+        self._gets: list[_Get] = []
         self._ahead: WriteAhead | None = None
         self._unsynced: dict[Path, None] = {}
+        self._doubtful = False
+        """A sync failed: the kernel may have dropped what it could not write, and calls it clean from then on."""
         self._staging: dict[str, _Frame] = {}
 
     def open(self) -> None:
@@ -131,14 +150,25 @@ class DirectoryStore:
         return mine.stored
 
     async def get(self, key: str) -> bytes:
-        """Return the content; `IntegrityError` when it is not what was recorded."""
+        """Return the content; `IntegrityError` when it is not what was recorded. Concurrent gets share a thread."""
         check_key(key)
-        return await self._in_thread(lambda: self._get(key), key)
+        mine = _Get(key)
+        self._gets.append(mine)
+        async with self._read_turn:
+            if not mine.over:
+                gets, self._gets = self._gets, []
+                await to_thread.run_sync(self._get_all, gets)
+        if isinstance(mine.error, OSError):
+            raise self._translated(mine.error, key) from mine.error
+        if mine.error is not None:
+            raise mine.error
+        assert mine.content is not None
+        return mine.content
 
     async def stat(self, key: str) -> Stored | None:
         """Return what is recorded of the key, None when there is nothing."""
         check_key(key)
-        record = await self._in_thread(lambda: self._record(key), key)
+        record = await self._in_thread(lambda: self._recorded(key), key)
         return None if record is None else self._stored(key, record)
 
     async def drop(self, key: str) -> None:
@@ -183,6 +213,13 @@ class DirectoryStore:
             with contextlib.suppress(OSError):
                 self._settle(self._ahead)
 
+    def _get_all(self, gets: Sequence[_Get]) -> None:
+        for get in gets:
+            try:
+                get.content = self._get(get.key)
+            except (OSError, UgalluError) as error:
+                get.error = error
+
     def _is_new(self, put: _Put) -> bool:
         """Tell whether there is something to write; settles the put if its content is there already."""
         if put.key.startswith(STAGING) or self._record(put.key) is None:
@@ -201,8 +238,7 @@ class DirectoryStore:
         for path, written in ((self._record_path(key), _encode(record)), (self._object(key), content)):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with path.open("xb", buffering=0) as file:
-                    file.write(written)
+                create_whole(path, written)
             except FileExistsError:
                 if path.read_bytes() != written:
                     raise IntegrityError("the key already holds other content", where=key, fix=_ASK) from None
@@ -210,6 +246,9 @@ class DirectoryStore:
 
     def _settle(self, ahead: WriteAhead) -> None:
         """Make the files durable, so that the write-ahead file may begin again."""
+        if self._doubtful:
+            self._replay(ahead)
+        self._doubtful = True
         directories: dict[Path, None] = {}
         for path in self._unsynced:
             sync_file(path)
@@ -221,29 +260,46 @@ class DirectoryStore:
             sync_directory(directory)
         ahead.clear([msgspec.msgpack.encode(frame) for frame in self._staging.values()])
         self._unsynced.clear()
+        self._doubtful = False
 
     def _recover(self) -> WriteAhead:
         make_directory(self._root)
         ahead = WriteAhead(self._root / "ahead")
         try:
-            last = {frame.key: frame for frame in (_decode(content) for content in ahead.read())}
-            for key, frame in last.items():
-                if frame.record is None:
-                    self._remove(key)
-                    continue
-                # What reached its file before the crash stays; what is cut or missing is written again.
-                if self._held(key) != frame.content:
-                    self._remove(key)
-                    self._place(key, frame.content, frame.record)
+            self._staging.clear()
+            self._replay(ahead)
             self._settle(ahead)
         except BaseException:
             ahead.close()
             raise
         return ahead
 
+    def _replay(self, ahead: WriteAhead) -> None:
+        """Bring the files to what the write-ahead file says: what reached them stays, the rest is written again."""
+        last = {frame.key: frame for frame in map(_decode, ahead.read())}
+        for key, frame in last.items():
+            if frame.record is None:
+                self._remove(key)
+            elif key.startswith(STAGING):
+                self._staging[key] = frame
+            else:
+                if self._doubtful or self._held(key) != frame.content:
+                    self._restore(key, frame.content, frame.record)
+                # There is not on the disk: a dead process synced nothing of this.
+                self._unsynced[self._object(key)] = self._unsynced[self._record_path(key)] = None
+
+    def _restore(self, key: str, content: bytes, record: _Record) -> None:
+        with contextlib.suppress(IntegrityError):
+            held = self._record(key)
+            if held is not None and held.sha256 == record.sha256 and held.until is not None:
+                record = msgspec.structs.replace(record, until=max(held.until, record.until or held.until))
+        for path, written in ((self._record_path(key), _encode(record)), (self._object(key), content)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(path, written)
+
     def _held(self, key: str) -> bytes | None:
         try:
-            return self._get(key)
+            return self._read(key)
         except PermanentError:
             return None
 
@@ -263,6 +319,24 @@ class DirectoryStore:
     def _get(self, key: str) -> bytes:
         if (staged := self._staging.get(key)) is not None:
             return staged.content
+        try:
+            return self._read(key)
+        except PermanentError:
+            if (frame := self._acknowledged(key)) is None:
+                raise
+            return frame.content
+
+    def _acknowledged(self, key: str) -> _Frame | None:
+        """Return what a writer that died acknowledged of the key; only the next writer brings it into its files."""
+        if self._ahead is not None:
+            return None
+        last: _Frame | None = None
+        for frame in map(_decode, frames_of(self._root / "ahead")):
+            if frame.key == key:
+                last = frame
+        return last if last is not None and last.record is not None else None
+
+    def _read(self, key: str) -> bytes:
         record = self._record(key)
         try:
             content = self._object(key).read_bytes()
@@ -277,11 +351,7 @@ class DirectoryStore:
 
     def _check(self, key: str, content: bytes, record: _Record) -> None:
         if _sha256(content) != record.sha256:
-            raise IntegrityError(
-                "the content is not what was recorded",
-                where=key,
-                fix=_ASK,
-            )
+            raise IntegrityError("the content is not what was recorded", where=key, fix=_ASK)
 
     def _drop(self, key: str) -> None:
         record = self._record(key)
@@ -299,6 +369,7 @@ class DirectoryStore:
         for path in (self._object(key), self._record_path(key)):
             path.unlink(missing_ok=True)
             self._unsynced.pop(path, None)
+            self._unsynced.pop(path, None)
 
     def _record(self, key: str) -> _Record | None:
         if (staged := self._staging.get(key)) is not None:
@@ -309,6 +380,17 @@ class DirectoryStore:
             return None
         except msgspec.DecodeError as error:
             raise IntegrityError("the record cannot be read", where=key) from error
+
+    def _recorded(self, key: str) -> _Record | None:
+        try:
+            record = self._record(key)
+        except IntegrityError:
+            if (frame := self._acknowledged(key)) is None:
+                raise
+            return frame.record
+        if record is None and (frame := self._acknowledged(key)) is not None:
+            return frame.record
+        return record
 
     def _stored(self, key: str, record: _Record) -> Stored:
         return Stored(
