@@ -1,5 +1,6 @@
 """The command line as a user meets it: processes, files, exit statuses."""
 
+import functools
 import json
 import os
 import signal
@@ -158,13 +159,24 @@ def test_watch_prints_what_is_there_and_then_what_comes(tmp_path: Path) -> None:
     log.write_bytes(b"")
     assert ugallu("replay", log, "--rules", RULES, "--state", state).returncode == 0
     command = [sys.executable, "-m", "ugallu", "events", "-w", "-o", "json", "--state", str(state)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watch:
-        done = ugallu("replay", LOG, "--rules", RULES, "--state", state, "--no-seal")
-        assert done.returncode == 0, done.stderr
-        assert watch.stdout is not None
-        first = json.loads(watch.stdout.readline())
-        watch.send_signal(signal.SIGINT)
-        rest, told = watch.communicate(timeout=30)
+    # A shell's background job ignores interrupts, and so would everything that it starts.
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=listening,  # noqa: PLW1509 - one thread here
+    ) as watch:
+        try:
+            done = ugallu("replay", LOG, "--rules", RULES, "--state", state, "--no-seal")
+            assert done.returncode == 0, done.stderr
+            assert watch.stdout is not None
+            first = json.loads(watch.stdout.readline())
+            watch.send_signal(signal.SIGINT)
+            rest, told = watch.communicate(timeout=30)
+        finally:
+            watch.kill()
     assert watch.returncode == 130
     assert told == b""
     names = {first["metadata"]["name"], *(json.loads(line)["metadata"]["name"] for line in rest.splitlines())}
