@@ -151,9 +151,14 @@ def effective(event: Event) -> tuple[Json, bool]:
     if event.get("verb") in ("create", "update"):
         return event.get("requestObject"), True
     if event.get("verb") == "patch":
-        body = event.get("requestObject")
-        return (patched(body) if isinstance(body, list) else body), False
+        return written(event), False
     return None, True
+
+
+def written(event: Event) -> Json:
+    """The body that was sent, a JSON Patch as what it writes."""
+    body = event.get("requestObject")
+    return patched(body) if event.get("verb") == "patch" and isinstance(body, list) else body
 
 
 def patched(operations: list[Json]) -> Json:
@@ -323,9 +328,10 @@ def leaf_conditions(leaf_: dict[str, Any], event: Event) -> Any:
         ("objectGlob", object_),
     ):
         for entry in leaf_.get(name, []):
-            yield (
-                None if unknown else any(glob_match(entry, value) for value in aliased(event, entry["jsonPath"], body))
-            )
+            path, asked = entry["jsonPath"], body
+            if name == "requestObjectGlob" and re.match(r"\$(pod|ctr|\.[^*]|\[')", path):
+                asked = written(event)
+            yield None if unknown else any(glob_match(entry, value) for value in aliased(event, path, asked))
     for path in leaf_.get("fieldAbsent", []):
         if unknown:
             yield None

@@ -10,7 +10,7 @@ from ugallu_audit_detection.sigma.expr import Check, Field, Part, Shape
 from ugallu_audit_detection.sigma.objects import containers
 from ugallu_audit_detection.sigma.path import Path, Step, Walk, crossing, walk
 from ugallu_audit_detection.sigma.peek import peek, peek_crossing
-from ugallu_audit_detection.sigma.view import DECISION, RecordView
+from ugallu_audit_detection.sigma.view import DECISION, Clues, RecordView
 
 Glance = Callable[[bytes], list[Any]]
 
@@ -111,13 +111,22 @@ _BODIES: dict[Part, tuple[str, Callable[[RecordView], Any]]] = {
 
 
 def body_path(part: Part, path: Path) -> Field:
-    """The values at a native path in one of the bodies."""
+    """The values at a native path in one of the bodies.
+
+    A JSON Patch is asked for its operations by a path that begins with an index, by any other for what it writes.
+    """
     name, body = _BODIES[part]
+    if part is Part.REQUEST and (path.root != "$" or (path.steps and isinstance(path.steps[0], str))):
+        body = _written
     clue = _clue(path.steps, part)
     glance = (lambda: peek(path.steps)) if path.root == "$" and part in _RAW else None
     return _body_field(
         f"{name} {path.text}", part, _rooted(part, path.root, body), walk(path.steps), clue=clue, glance=glance
     )
+
+
+def _written(view: RecordView) -> Any:  # noqa: ANN401 - any JSON
+    return view.request_written
 
 
 def pod_path(root: str, steps: tuple[Step, ...], name: str) -> Field:
@@ -168,9 +177,9 @@ def _rooted(part: Part, root: str, body: Callable[[RecordView], Any]) -> Callabl
     return lambda view: containers(pod(view))
 
 
-_RAW: dict[Part, tuple[str, Callable[[RecordView], bytes]]] = {
-    Part.REQUEST: ("request_object", lambda view: view.request_clues.body),
-    Part.RESPONSE: ("response_object", lambda view: view.response_clues.body),
+_RAW: dict[Part, tuple[str, Callable[[RecordView], Clues]]] = {
+    Part.REQUEST: ("request_object", lambda view: view.request_clues),
+    Part.RESPONSE: ("response_object", lambda view: view.response_clues),
 }
 """Body -> the name under which a view keeps it once decoded, and its bytes."""
 MAX_GLANCES = 2
@@ -199,11 +208,11 @@ def _body_field(
             return values
         if glance is not None and len(found) < MAX_GLANCES:
             decoded, raw = _RAW[part]
-            if decoded not in view.__dict__:
+            if decoded not in view.__dict__ and not (clues := raw(view)).is_list:
                 if glancing is None:
                     glancing = glance()
                 try:
-                    values = found[name] = glancing(raw(view))
+                    values = found[name] = glancing(clues.body)
                 except (msgspec.DecodeError, RecursionError):
                     pass
                 else:

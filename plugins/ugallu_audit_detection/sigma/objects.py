@@ -3,9 +3,11 @@
 Also where the Pod spec of each kind lies (`$pod`), and its containers (`$ctr`).
 """
 
+import re
 from typing import Any
 
 from ugallu_audit_detection.sigma.path import Walk, walk
+from ugallu_audit_detection.sigma.values import text_of
 
 POD_SPECS: dict[tuple[str, str], tuple[str, ...]] = {
     ("", "pods"): ("spec",),
@@ -25,6 +27,13 @@ CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
 
 _SPEC_WALKS: dict[tuple[str, str], Walk] = {key: walk(steps) for key, steps in POD_SPECS.items()}
 _MAX_INDEX = 1023
+_position = re.compile(r"[+-]?[0-9]{1,9}").fullmatch
+"""An index as the API server reads it; below zero it counts from the end."""
+
+MAX_COPIED = 3 << 20
+"""Characters. The API server refuses a JSON Patch whose copies take more."""
+MAX_STEPS = 200_000
+"""Tokens of all pointers of a patch: 20 for each of the 10,000 operations that the API server lets a patch have."""
 
 
 def pod_spec(group: str, resource: str, body: Any) -> Any:  # noqa: ANN401 - any JSON
@@ -60,28 +69,28 @@ def projected(patch: list[Any]) -> Any:  # noqa: ANN401 - any JSON
 
     `test` writes nothing. Indexes into an array are only known until the patch inserts or removes an element, so from
     then on an element that was written stays: a patch must not hide one operation behind another. Malformed operations
-    are passed over, because the API server refuses the whole patch then.
+    are passed over, because the API server refuses the whole patch then; so are those beyond its own limits.
     """
     root: Any = _Map()
+    copies, steps = _Room(MAX_COPIED), MAX_STEPS
     for operation in patch:
-        if not isinstance(operation, dict):
+        op = operation.get("op") if isinstance(operation, dict) else None
+        if op not in ("add", "replace", "remove", "move", "copy"):
             continue
-        op, path = operation.get("op"), _tokens(operation.get("path"))
-        if path is None:
+        path = _tokens(operation.get("path"))
+        if path is None or (steps := steps - len(path)) < 0:
             continue
         if op in ("move", "copy"):
             source = _tokens(operation.get("from"))
-            if source is None:
+            if source is None or (steps := steps - len(source)) < 0:
                 continue
-            value = _read(root, source)
+            value = copies.copied(_read(root, source))
             if op == "move":
                 root = _written(root, source, None, "remove")
             if value is not None:
                 root = _written(root, path, value, "add")
-        elif op in ("add", "replace"):
-            root = _written(root, path, operation.get("value"), op)
-        elif op == "remove":
-            root = _written(root, path, None, op)
+        else:
+            root = _written(root, path, None if op == "remove" else operation.get("value"), op)
     return _plain(root)
 
 
@@ -90,11 +99,15 @@ class _Map(dict[str, Any]):
 
 
 class _Elements:
-    """An array of which some elements are known: those at an index, and those whose index is past."""
+    """An array of which some elements are known: those at an index, and those whose index is past.
+
+    `0` may be a key as well. What was written stays under its token too, until a token that is no position tells.
+    """
 
     def __init__(self, items: list[Any]) -> None:
         self.past: list[Any] = []
         self.at: dict[int, Any] = dict(enumerate(items))
+        self.keyed: dict[str, Any] = {}
 
     def shift(self, value: Any) -> None:  # noqa: ANN401 - any JSON
         """Take a new element, and forget which index means which."""
@@ -103,26 +116,59 @@ class _Elements:
         self.at = {}
 
 
+class _Room:
+    """What copies may take, in characters of JSON. Without a bound each could double what those before it made."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def copied(self, node: Any) -> Any:  # noqa: ANN401 - any JSON
+        """Return a copy of its own; None once there is no room."""
+        if self.left < 0:
+            return None
+        if isinstance(node, _Map):
+            self.left -= 2 + sum(len(key) + 3 for key in node)
+            return _Map((key, self.copied(value)) for key, value in node.items())
+        if isinstance(node, _Elements):
+            self.left -= 2
+            twin = _Elements([])
+            twin.past = [self.copied(value) for value in node.past]
+            twin.at = {index: self.copied(value) for index, value in node.at.items()}
+            twin.keyed = {token: self.copied(value) for token, value in node.keyed.items()}
+            return twin
+        self.left -= len(text_of(node)) + 1 if node is not None else 5
+        return node if self.left >= 0 else None
+
+
 def _tokens(pointer: Any) -> list[str] | None:  # noqa: ANN401 - any JSON
+    """Split a pointer as the API server does, which never looks at what stands before the first slash."""
     if pointer == "":
         return []
-    if not isinstance(pointer, str) or not pointer.startswith("/") or pointer.count("/") > 64:
+    if not isinstance(pointer, str) or not 0 < pointer.count("/") <= 64:
         return None
-    return [token.replace("~1", "/").replace("~0", "~") for token in pointer[1:].split("/")]
+    return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
+
+
+def _is_position(token: str) -> bool:
+    return token == "-" or _position(token) is not None  # noqa: S105 - a token of a JSON pointer
 
 
 def _index(token: str) -> int | None:
-    return int(token) if len(token) <= 9 and token.isascii() and token.isdigit() else None
+    """The index, unless it counts from an end that nobody knows."""
+    index = int(token) if _position(token) else -1
+    return index if index >= 0 else None
 
 
 def _read(node: Any, tokens: list[str]) -> Any:  # noqa: ANN401 - any JSON
     for token in tokens:
         if isinstance(node, dict):
             node = node.get(token)
-        elif isinstance(node, _Elements | list):
-            index = _index(token)
-            known = node.at if isinstance(node, _Elements) else dict(enumerate(node))
-            node = known.get(index) if index is not None else None
+        elif isinstance(node, _Elements | list) and _position(token):
+            index = int(token)
+            if isinstance(node, _Elements):
+                node = node.at.get(index)
+            else:
+                node = node[index] if -len(node) <= index < len(node) else None
         else:
             return None
     return node
@@ -133,19 +179,23 @@ def _written(node: Any, tokens: list[str], value: Any, op: str) -> Any:  # noqa:
     if not tokens:
         return value
     token, rest = tokens[0], tokens[1:]
-    index = _index(token)
     if isinstance(node, list):
         node = _Elements(node)
     elif isinstance(node, dict) and not isinstance(node, _Map):
         node = _Map(node)
     elif not isinstance(node, dict | _Elements):
-        node = _Map() if index is None and token != "-" else _Elements([])  # noqa: S105 - a token of a JSON pointer
+        node = _Elements([]) if _is_position(token) else _Map()
+    if isinstance(node, _Elements) and not _is_position(token):
+        node = _Map(node.keyed)
     if isinstance(node, _Map):
         node[token] = _written(node.get(token), rest, value, op)
-    elif index is None or (not rest and op != "replace"):
-        node.shift(_written(None, rest, value, op))
+        return node
+    index = _index(token)
+    if index is None or (not rest and op != "replace"):
+        node.shift(element := _written(None, rest, value, op))
     else:
-        node.at[index] = _written(node.at.get(index), rest, value, op)
+        element = node.at[index] = _written(node.at.get(index), rest, value, op)
+    node.keyed[token] = element
     return node
 
 

@@ -3,6 +3,7 @@
 A part of the wrong shape behaves as if it were absent; `malformed` names it.
 """
 
+import re
 from collections.abc import Callable  # noqa: TC003 - a type of the descriptor below
 from typing import Any, Generic, Self, TypeVar, overload
 from urllib.parse import unquote, unquote_plus
@@ -23,6 +24,7 @@ _user = msgspec.json.Decoder(AuditUser | None)
 _response = msgspec.json.Decoder(AuditResponse | None)
 _texts = msgspec.json.Decoder(dict[str, str] | None)
 _addresses = msgspec.json.Decoder(tuple[str, ...] | None)
+_list = re.compile(rb"\s*\[").match
 _CALLERS = 4096
 
 
@@ -166,9 +168,14 @@ class RecordView:
         if verb in ("create", "update"):
             return self.request_object, True
         if verb == "patch":
-            patch = self.request_object
-            return (projected(patch) if isinstance(patch, list) else patch), False
+            return self.request_written, False
         return None, True
+
+    @part
+    def request_written(self) -> Any:  # noqa: ANN401 - any JSON
+        """The body that was sent, a JSON Patch as the object that it writes."""
+        body = self.request_object
+        return projected(body) if self.record.verb == "patch" and isinstance(body, list) else body
 
     @part
     def effective_pod(self) -> Any:  # noqa: ANN401 - any JSON
@@ -231,10 +238,12 @@ class RecordView:
 class Clues:
     """The bytes of a body, searched before it is worth decoding."""
 
-    __slots__ = ("_escaped", "_lacking", "body")
+    __slots__ = ("_escaped", "_lacking", "body", "is_list")
 
     def __init__(self, body: bytes) -> None:
         self.body = body
+        self.is_list = _list(body) is not None
+        """A JSON Patch, most likely: its keys stand inside pointers, without quotes of their own."""
         self._lacking: dict[bytes, bool] = {}
         self._escaped: bool | None = None
 
@@ -242,7 +251,8 @@ class Clues:
         """Whether no text or key in the body can hold the clue, which has no character that JSON must escape."""
         lacking = self._lacking.get(clue)
         if lacking is None:
-            lacking = self._lacking[clue] = clue not in self.body and not self._has_escapes()
+            sought = clue.strip(b'"') if self.is_list else clue
+            lacking = self._lacking[clue] = sought not in self.body and not self._has_escapes()
         return lacking
 
     def _has_escapes(self) -> bool:

@@ -10,6 +10,7 @@ from ugallu.sdk import AuditRecord, SigmaEmit, SigmaMatch, SigmaRuleSpec, decode
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import Reason, RuleError
 from ugallu_audit_detection.sigma.match import Budget, Matcher, match_one
+from ugallu_audit_detection.sigma.objects import MAX_COPIED, MAX_STEPS, projected
 
 EMIT = SigmaEmit(security_event_type="KubernetesAPICall", severity="low")  # type: ignore[arg-type]
 
@@ -90,6 +91,79 @@ def test_a_large_patch_takes_no_time() -> None:
     patch += [{"op": "add", "path": "/list/999999999/x", "value": "last"}]
     asked = {"objectGlob": [{"jsonPath": "$.list[*].x", "patterns": ["last"]}]}
     assert hits(asked, verb="patch", requestObject=patch)
+
+
+ENFORCE = "pod-security.kubernetes.io/enforce"
+LABEL = f"/metadata/labels/{ENFORCE.replace('/', '~1')}"
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        [{"op": "add", "path": LABEL, "value": "privileged"}],
+        [{"op": "add", "path": "/metadata/labels", "value": {ENFORCE: "privileged"}}],
+        [{"op": "replace", "path": "/metadata", "value": {"labels": {ENFORCE: "privileged"}}}],
+        [{"op": "replace", "path": "", "value": {"metadata": {"labels": {ENFORCE: "privileged"}}}}],
+        [{"op": "add", "path": f"ignored{LABEL}", "value": "privileged"}],
+        [{"op": "add", "path": "/metadata/labels/0", "value": "x"}, {"op": "add", "path": LABEL, "value": "privileged"}],
+        [{"op": "add", "path": "/metadata/annotations/a", "value": "privileged"},
+         {"op": "copy", "from": "/metadata/annotations/a", "path": LABEL}],
+        [{"op": "add", "path": "/metadata/annotations/a", "value": "privileged"},
+         {"op": "move", "from": "/metadata/annotations/a", "path": LABEL}],
+        [{"op": "add", "path": "/metadata/annotations/a", "value": [0, "privileged"]},
+         {"op": "copy", "from": "/metadata/annotations/a/-1", "path": LABEL}],
+    ],
+)  # fmt: skip
+def test_whatever_form_a_json_patch_takes_it_is_seen_by_what_it_writes(patch: list[Any]) -> None:
+    """A whole subtree, a key that looks like an index, a copy, a pointer whose head the API server ignores."""
+    event = {"verb": "patch", "requestObject": patch, "objectRef": {"resource": "namespaces"}}
+    for asked in ("objectGlob", "requestObjectGlob"):
+        assert hits({asked: [{"jsonPath": f"$.metadata.labels['{ENFORCE}']", "patterns": ["privileged"]}]}, **event)
+    assert not hits({"requestObjectGlob": [{"jsonPath": "$.metadata.labels.other", "patterns": ["*"]}]}, **event)
+
+
+@pytest.mark.parametrize("token", ["0", "00", "+0", "-1", "-"])
+def test_every_spelling_of_an_index_is_an_element(token: str) -> None:
+    """The API server reads indexes with a sign, and counts those below zero from the end."""
+    patch = [{"op": "add", "path": f"/spec/containers/{token}/securityContext/privileged", "value": True}]
+    event = {"verb": "patch", "requestObject": patch, "objectRef": {"resource": "pods"}}
+    for asked in ("objectGlob", "requestObjectGlob"):
+        assert hits({asked: [{"jsonPath": "$ctr[*].securityContext.privileged", "patterns": ["true"]}]}, **event)
+
+
+def test_a_merge_patch_is_no_json_patch() -> None:
+    """A list that is sent with another verb is a list, and keys are looked for with their quotes only in objects."""
+    asked = {"requestObjectGlob": [{"jsonPath": "$.a", "patterns": ["x"]}]}
+    patch = [{"op": "add", "path": "/a", "value": "x"}]
+    assert hits(asked, verb="patch", requestObject=patch)
+    assert not hits(asked, verb="create", requestObject=patch)
+    assert hits(asked, verb="patch", requestObject={"a": "x"})
+    spaced = b'{"verb":"patch","requestObject": \n[{"op":"add","path":"/a","value":"x"}]}'
+    assert rule(asked).matches(msgspec.json.decode(spaced, type=AuditRecord))
+
+
+def test_copies_in_a_patch_neither_loop_nor_explode_nor_share() -> None:
+    """A copy is a copy, and all of them together take no more than the API server allows."""
+    loop = [{"op": "add", "path": "/a", "value": 1}, {"op": "copy", "from": "", "path": "/a"}]
+    assert projected(loop) == {"a": {"a": 1}}
+    shared = [{"op": "add", "path": "/a/x", "value": 1}, {"op": "copy", "from": "/a", "path": "/b"}]
+    assert projected([*shared, {"op": "remove", "path": "/b/x"}]) == {"a": {"x": 1}, "b": {"x": None}}
+    doubling = [{"op": "add", "path": "/0/x", "value": "x"}]
+    for i in range(40):
+        doubling += [{"op": "copy", "from": f"/k{i}", "path": f"/k{i + 1}/{side}"} for side in "lr"]
+    doubling[0]["path"] = "/k0/x"
+    assert len(json.dumps(projected(doubling))) < 3 * MAX_COPIED
+    sent = [{"op": "add", "path": "/a", "value": ["x" * 1000] * 1000}]
+    copied = projected(sent + [{"op": "copy", "from": "/a", "path": f"/b{i}"} for i in range(100)])
+    assert 1 < len(copied) < 6
+
+
+def test_pointers_of_a_patch_cost_what_they_weigh() -> None:
+    """Steps beyond those of any patch that the API server takes are not taken."""
+    far = [{"op": "add", "path": "/a" * 64, "value": 1}] * (MAX_STEPS // 64 - 1)
+    seen = {"op": "add", "path": "/seen", "value": 1}
+    assert projected([*far, {"op": "test", "path": "/a" * 64, "value": 1}, seen])["seen"] == 1
+    assert "seen" not in projected([*far, *far[:5], seen])
 
 
 def test_the_stored_object_counts_before_the_sent_one() -> None:
