@@ -19,7 +19,7 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait; a cancellation point."""
+        """Wait; a cancellation point. A moment that has passed while somebody worked it out is no wait and no error."""
         ...
 
 
@@ -36,4 +36,4 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         """Wait with anyio, so cancel scopes reach it."""
-        await anyio.sleep(seconds)
+        await anyio.sleep(max(0.0, seconds))

@@ -6,6 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from ugallu.clock import SystemClock
 from ugallu.cluster.queue import WorkQueue
 from ugallu.pace import Backoff
 from ugallu.testing.clock import ManualClock
@@ -192,3 +193,24 @@ async def test_under_many_workers_nothing_is_missed_or_done_twice_at_once(clock:
         queue.close()
     assert done == wanted
     assert queue.idle
+
+
+class Creeping(SystemClock):
+    """Time goes on between any two looks at it."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def monotonic(self) -> float:
+        self.at += 1.0
+        return self.at
+
+
+async def test_a_moment_that_passes_between_two_looks() -> None:
+    """A key that falls due while the wait for it is worked out is handed out; nobody sleeps for less than nothing."""
+    queue: WorkQueue[str] = WorkQueue(Creeping())
+    for key in "abc":
+        queue.add_after(key, 1.5)
+        with anyio.fail_after(5):
+            assert await queue.get() == key
+        queue.done(key)
