@@ -225,6 +225,11 @@ class Cell:
         worker = self._workers.get(observes)
         return worker.inspected(source) if worker else 0
 
+    def durable(self, source: str) -> int:
+        """Return the number of the first observation of a source whose checkpoint is not yet durable."""
+        point = self._positions.of(source, self.name)
+        return point.next if point else 0
+
     def finish(self) -> None:
         """End: no new reconciliation begins, services stop, then `run` returns."""
         self._finish.set()

@@ -23,7 +23,7 @@ HEALTHY_SECONDS = 60.0
 
 
 class Intake:
-    """Runs sources until cancelled; `over` is set once every one has come to its end."""
+    """Runs sources until cancelled or closed."""
 
     def __init__(
         self,
@@ -34,7 +34,8 @@ class Intake:
         metrics: Metrics,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
-        self.over = anyio.Event()
+        self.ends: dict[tuple[type[Any], str], int] = {}
+        """By type and source, the number of the first observation that was not yet published."""
         self.counts: dict[str, dict[str, int]] = {}
         """The books of each source as last published."""
         self.reasons: dict[str, str] = {}
@@ -44,11 +45,18 @@ class Intake:
         self._clock = clock
         self._metrics = metrics
         self._log = log
+        self._changed: Callable[[], None] = lambda: None
         self._finite = False
+        self._closed = False
         self._subscribers: Callable[[type[Any]], Iterable[str]] = lambda _: ()
         self._tg: anyio.abc.TaskGroup | None = None
         self._sources: dict[str, tuple[Source, str]] = {}
         self._scopes: dict[str, anyio.CancelScope] = {}
+
+    @property
+    def over(self) -> bool:
+        """Whether every source has come to its end; one that is added may change that until `close`."""
+        return self._closed or (self._tg is not None and not self._sources)
 
     @property
     def running(self) -> list[str]:
@@ -60,19 +68,32 @@ class Intake:
         return any(source.observes is observes for source, _ in self._sources.values())
 
     def open(
-        self, tg: anyio.abc.TaskGroup, subscribers: Callable[[type[Any]], Iterable[str]], *, finite: bool = False
+        self,
+        tg: anyio.abc.TaskGroup,
+        subscribers: Callable[[type[Any]], Iterable[str]],
+        *,
+        finite: bool = False,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         """Start what was added, in this group; what is added later starts at once.
 
         `subscribers` names who reads a type. `finite`: an input that cannot be read ends the run with its error.
+        `changed` is called when a source has ended.
         """
-        self._tg, self._subscribers, self._finite = tg, subscribers, finite
+        self._tg, self._subscribers, self._finite, self._changed = tg, subscribers, finite, changed
         for source, owner in list(self._sources.values()):
             self._launch(tg, source, owner)
-        self._check_over()
+
+    def close(self) -> None:
+        """Stop every source; none is started any more, whoever still asks: an operator may come back at any moment."""
+        self._closed, self._tg = True, None
+        for name in list(self._sources):
+            self.remove(name)
 
     def add(self, source: Source, owner: str) -> None:
         """Run this source; `owner` is the operator that its restarts are counted for."""
+        if self._closed:
+            return
         if source.name in self._sources:
             raise PermanentError(f"two sources are called {source.name}", where=f"operator {owner}")
         self._sources[source.name] = (source, owner)
@@ -128,14 +149,13 @@ class Intake:
         if self._scopes.get(name) is scope:
             del self._scopes[name]
             self._sources.pop(name, None)
-        self._check_over()
+        self._changed()
 
     async def _publish(self, observes: type[Any], batch: Batch[Any]) -> None:
+        key, end = (observes, batch.source), batch.first + len(batch.observations)
+        # Before it is offered: whoever compares must not take a batch under way for none.
+        self.ends[key] = max(end, self.ends.get(key, 0))
         await self._bus.publish(observes, batch)
         self.reasons.pop(batch.source, None)
         if batch.counts:
             self.counts[batch.source] = batch.counts
-
-    def _check_over(self) -> None:
-        if self._tg is not None and not self._sources:
-            self.over.set()

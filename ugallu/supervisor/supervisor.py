@@ -204,13 +204,11 @@ class Supervisor:
                                 work.start_soon(cell.run)
                             await self._arm(stop, until_idle)
                             async with anyio.create_task_group() as intake:
-                                self._intake.open(intake, self.subscribers, finite=until_idle)
+                                self._intake.open(intake, self.subscribers, finite=until_idle, changed=self.poke)
                                 self._settled_in()
-                                if until_idle:
-                                    intake.start_soon(self._end_of_input)
-                                await self.until(lambda: stop.is_set() or (until_idle and self._intake.over.is_set()))
+                                await (self._until_read(stop) if until_idle else stop.wait())
                                 self._phase = "stopping"
-                                intake.cancel_scope.cancel()
+                                self._intake.close()
                             self._bus.close()
                             base.start_soon(self._cut_off, stop, work_limit, WORK_SHARE, self._unfinished_work)
                             for cell in self._cells:
@@ -271,9 +269,26 @@ class Supervisor:
         self._log.info("stopping", grace_seconds=self._settings.grace_seconds)
         self.poke()
 
-    async def _end_of_input(self) -> None:
-        await self._intake.over.wait()
-        self.poke()
+    async def _until_read(self, stop: anyio.Event) -> None:
+        """Wait until the input has ended and every operator has taken it in for good, or until `stop`.
+
+        One that broke comes back first, and has the input read again from where it stood.
+        """
+        while not stop.is_set():
+            await self.until(lambda: stop.is_set() or self._read())
+            for cell in self._cells:
+                await cell.flush()
+            if self._read(durable=True):
+                return
+            await self._clock.sleep(HEARTBEAT_SECONDS)
+
+    def _read(self, *, durable: bool = False) -> bool:
+        return self._intake.over and all(
+            cell.failed is None and (cell.durable(source) if durable else cell.inspected(observes, source)) >= end
+            for (observes, source), end in self._intake.ends.items()
+            for cell in self._cells
+            if cell.failed is not None or observes in cell.observed
+        )
 
     async def _until_idle(self, stop: anyio.Event) -> None:
         """Wait until the outbox is empty and every cell has done what came of it, or until `stop`."""

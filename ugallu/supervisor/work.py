@@ -99,7 +99,11 @@ class Worker:
 
     def inspected(self, source: str) -> int:
         """Return the number of the first observation of this source not yet inspected."""
-        return self._next.get(source, 0)
+        known = self._next.get(source)
+        if known is None:
+            point = self._positions.of(source, self.subscriber)
+            known = point.next if point else 0
+        return known
 
     def close(self) -> None:
         """Leave the bus: its publishers no longer wait for this worker."""

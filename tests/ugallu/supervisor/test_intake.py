@@ -29,6 +29,11 @@ class Ground:
             log=structlog.wrap_logger(structlog.ReturnLogger()),
         )
 
+    async def over(self) -> None:
+        """Let sources run until all have ended."""
+        await anyio.wait_all_tasks_blocked()
+        assert self.intake.over
+
 
 def point(subscriber: str, number: int) -> Checkpoint:
     return Checkpoint(source="numbers", subscriber=subscriber, next=number, resume=str(number).encode())
@@ -41,7 +46,7 @@ async def test_a_source_starts_behind_the_slowest_of_its_readers() -> None:
     ground.intake.add(source, "test")
     async with anyio.create_task_group() as tg:
         ground.intake.open(tg, lambda _: ["fast", "slow", "new"])
-        await ground.intake.over.wait()
+        await ground.over()
     assert [start.next for start in source.starts if start] == [20]
 
 
@@ -58,7 +63,7 @@ async def test_a_source_that_fails_starts_again_and_its_readers_miss_nothing() -
         assert ground.metrics.value("ugallu_operator_restarts_total", operator="test", part="numbers") == 1
         ground.positions.put(point("reader", 20))
         await ground.clock.advance(1)
-        await ground.intake.over.wait()
+        await ground.over()
         assert ground.intake.reasons == {}
     ground.bus.close()
     seen = set()
@@ -105,7 +110,7 @@ async def test_an_operator_that_comes_late_has_the_source_rewound() -> None:
         readers.append("late")
         ground.intake.rewind(Seen)
         ring.close()
-        await ground.intake.over.wait()
+        await ground.over()
     assert [start.next for start in source.starts if start] == [50, 10]
 
 
@@ -122,4 +127,40 @@ async def test_no_source_at_all_is_the_end_of_input() -> None:
     ground = Ground()
     async with anyio.create_task_group() as tg:
         ground.intake.open(tg, lambda _: [])
-        await ground.intake.over.wait()
+        await ground.over()
+
+
+async def test_the_end_of_input_is_no_end_while_somebody_may_come_back() -> None:
+    """A source that is added after all others have ended runs; after `close` none does, and asking is no error."""
+    ground = Ground()
+    told: list[bool] = []
+    async with anyio.create_task_group() as tg:
+        ground.intake.open(tg, lambda _: [], changed=lambda: told.append(ground.intake.over))
+        ground.intake.add(NumberSource(10), "test")
+        await ground.over()
+        again = NumberSource(20)
+        ground.intake.add(again, "test")
+        assert not ground.intake.over
+        await ground.over()
+        assert told == [True, True]
+        assert ground.intake.ends == {(Seen, "numbers"): 20}
+        ground.intake.close()
+    late = NumberSource(10)
+    ground.intake.add(late, "test")
+    assert (late.starts, ground.intake.over, ground.intake.running) == ([], True, [])
+
+
+async def test_close_stops_what_runs() -> None:
+    """Sources that never end are stopped; their group ends by itself."""
+
+    class Endless(NumberSource):
+        async def run(self, publish: Publish, start: Checkpoint | None) -> None:
+            await anyio.sleep_forever()
+
+    ground = Ground()
+    ground.intake.add(Endless(1), "test")
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tg:
+            ground.intake.open(tg, lambda _: [])
+            await anyio.wait_all_tasks_blocked()
+            ground.intake.close()

@@ -238,6 +238,60 @@ async def test_a_stop_during_a_replay_ends_it_and_the_rest_comes_with_the_next(t
     assert (second.received, second.emitted, len(events)) == (1000, 100, 100 + second.summaries)
 
 
+class Moody:
+    """A source that has nothing to say; asked for its name on a bad day, it breaks the cell that asks."""
+
+    observes = Seen
+    bad_day = False
+
+    @property
+    def name(self) -> str:
+        if self.bad_day:
+            self.bad_day = False
+            raise RuntimeError("not today")
+        return "moody"
+
+    async def run(self, publish: Publish, start: Checkpoint | None) -> None:
+        return
+
+
+async def test_an_operator_that_breaks_while_the_input_ends_has_it_read_again(tmp_path: Path) -> None:
+    """The shared source goes on and ends while nobody listens; the run waits for the operator and loses nothing."""
+    clock, moody = ManualClock(), Moody()
+
+    class Fragile(Watching):
+        def build(self, config: Config, platform: Platform) -> Parts:
+            return Parts(detectors=[Tens()], sources=[moody])
+
+    class Ruthless(NumberSource):
+        async def run(self, publish: Publish, start: Checkpoint | None) -> None:
+            async def striking(batch: Any) -> None:
+                await publish(batch)
+                if batch.first == 500 and len(self.starts) == 1:
+                    moody.bad_day = True
+                    while cell.failed is None:
+                        await clock.advance(1)
+
+            await super().run(striking, start)
+
+    source = Ruthless(1000)
+    async with process(tmp_path, Fragile, source=lambda: source, clock=clock) as made:
+        (cell,) = made.supervisor.cells
+        result: list[Outcome] = []
+        async with anyio.create_task_group() as tg:
+
+            async def run() -> None:
+                result.append(await made.supervisor.run(anyio.Event(), until_idle=True))
+
+            tg.start_soon(run)
+            with anyio.fail_after(30):
+                while not result:
+                    await clock.advance(0.5)
+    assert len(source.starts) == 2
+    assert (result[0].received, result[0].emitted, result[0].gaps) == (1000, 100, [])
+    assert made.metrics.value("ugallu_operator_restarts_total", operator="watching", part="cell") == 1
+
+
 class Stuck(Operator[Config]):
     """Has an object in hand that it will never finish."""
 
