@@ -38,18 +38,14 @@ def to_pem(key: PublicKey) -> bytes:
     return f"-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----\n".encode()
 
 
-@functools.lru_cache(maxsize=256)
 def verifies(spki: bytes, signature: bytes, message: bytes) -> bool:
-    """Tell whether `signature` (ASN.1 DER for P-256) over `message` was made with this P-256 or Ed25519 key.
-
-    Answers are kept: entries that were logged together share one checkpoint.
-    """
+    """Tell whether `signature` (ASN.1 DER for P-256) over `message` was made with this P-256 or Ed25519 key."""
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
     try:
-        key = serialization.load_der_public_key(spki)
+        key = _load(spki)
         if isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, message)
         elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
@@ -59,6 +55,13 @@ def verifies(spki: bytes, signature: bytes, message: bytes) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+@functools.lru_cache(maxsize=64)
+def _load(spki: bytes) -> object:
+    from cryptography.hazmat.primitives import serialization
+
+    return serialization.load_der_public_key(spki)
 
 
 def _p256(spki: bytes, where: str) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from ugallu.errors import PermanentError, UgalluError
 from ugallu.evidence import bundle, keys, trusted_root
+from ugallu.evidence.dsse import pae
 from ugallu.evidence.kit import Kit
 from ugallu.evidence.verify import Outcome, Report, verify
 from ugallu.testing.evidence import make_event, open_evidence, seal
@@ -194,3 +196,15 @@ def test_hostile_sizes_are_refused(content: bytes) -> None:
         bundle.read(content)
     with pytest.raises(PermanentError):
         trusted_root.read(content)
+
+
+async def test_what_was_checked_is_not_kept(tmp_path: Path) -> None:
+    """Thousands of bundles of megabytes each may be checked in one process."""
+    evidence = open_evidence(tmp_path)
+    payload = bytes(1 << 20)
+    envelope = await evidence.signer.sign("x", payload)
+    evidence.close()
+    message = pae("x", payload)
+    before = sys.getrefcount(message)
+    assert keys.verifies(evidence.key.spki, envelope.signature, message)
+    assert sys.getrefcount(message) == before
