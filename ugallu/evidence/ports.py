@@ -123,6 +123,10 @@ class EvidenceStore(Protocol):
         """Who enforces retention here."""
         ...
 
+    def key(self, url: str) -> str:
+        """Return the key behind a URL that `put` answered with; `PermanentError` when it is not of such a store."""
+        ...
+
     async def put(self, key: str, content: bytes, *, media_type: str, until: dt.datetime | None) -> Stored:
         """Store once. The same content again is success; other content under the key raises `IntegrityError`.
 

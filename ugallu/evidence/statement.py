@@ -134,6 +134,13 @@ def attested_at(statement: Statement) -> dt.datetime:
         raise PermanentError("the predicate names no time of attestation", where="statement") from error
 
 
+def about(statement: Statement) -> str:
+    """Return the uid of the event that the statement is about, empty when it names none."""
+    incident = statement.predicate.get("incident")
+    uid = incident.get("securityEventUID") if isinstance(incident, dict) else None
+    return uid if isinstance(uid, str) else ""
+
+
 def _check(statement: Statement) -> None:
     if statement.type_ != STATEMENT_TYPE:
         raise PermanentError(f"_type is not {STATEMENT_TYPE}", where="statement")

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
+from urllib.parse import unquote
 
 import anyio
 import msgspec
@@ -130,6 +131,15 @@ class DirectoryStore:
     def lock(self) -> Lock:
         """Our own code, nobody else."""
         return Lock.PROCESS
+
+    def key(self, url: str) -> str:
+        """Return the key behind a URL of this store, which may have been moved since."""
+        scheme, _, path = url.partition("://")
+        _, objects, key = unquote(path).partition("/objects/")
+        if scheme != "file" or not objects:
+            raise PermanentError("not the URL of something in a directory store", where=url[:200])
+        check_key(key)
+        return key
 
     async def put(self, key: str, content: bytes, *, media_type: str, until: dt.datetime | None) -> Stored:
         """Store once; see `EvidenceStore`. The same content with a later date extends the retention."""

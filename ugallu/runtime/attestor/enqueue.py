@@ -8,9 +8,12 @@ from ugallu.api.meta import Metadata
 from ugallu.cluster.port import AlreadyExistsError, Cluster, Key, View
 from ugallu.errors import PermanentError
 from ugallu.operator.contract import After
+from ugallu.runtime.attestor.choose import Ports
 from ugallu.runtime.attestor.parent import attest, is_attested
+from ugallu.runtime.attestor.proof import confirm
 
 MANAGED_BY = "ugallu-attestor"
+PREFIX = "att-se-"
 CLUSTER_ANNOTATION = "ugallu.io/cluster-id"
 """Keeps the partition of the evidence known when the event is gone."""
 
@@ -21,8 +24,12 @@ class Enqueue:
     watches = SecurityEvent
     at_once = 64
 
-    def __init__(self, cluster: Cluster, bundles: View[AttestationBundle]) -> None:
+    def __init__(
+        self, ports: Ports, cluster: Cluster, events: View[SecurityEvent], bundles: View[AttestationBundle]
+    ) -> None:
+        self._ports = ports
         self._cluster = cluster
+        self._events = events
         self._bundles = bundles
 
     async def reconcile(self, event: SecurityEvent) -> After | None:
@@ -34,6 +41,7 @@ class Enqueue:
             # A bundle under our name may belong to an event that had the name before, or to somebody else.
             if bundle.spec.attested_for.uid == event.metadata.uid:
                 if bundle.status.phase is BundlePhase.SEALED:
+                    await confirm(self._ports, bundle)
                     await attest(self._cluster, bundle, event)
                 return None
         raise PermanentError(
@@ -42,6 +50,14 @@ class Enqueue:
 
     async def gone(self, key: Key) -> None:
         """Nothing to do: evidence outlives its event."""
+
+    async def again(self, key: Key) -> None:
+        """Create a bundle anew that was deleted before its event was attested."""
+        plain = key.name.removeprefix(PREFIX)
+        for name in (plain, plain.rpartition("-")[0]):
+            event = self._events.get(name)
+            if event is not None and key.name in names_of(event):
+                await self.reconcile(event)
 
     async def _create(self, name: str, event: SecurityEvent) -> AttestationBundle:
         try:
@@ -52,7 +68,7 @@ class Enqueue:
 
 def names_of(event: SecurityEvent) -> tuple[str, str]:
     """Return the bundle's name, and the one to take when that belongs to an earlier event of the same name."""
-    plain = f"att-se-{event.metadata.name}"
+    plain = f"{PREFIX}{event.metadata.name}"
     return plain, f"{plain}-{hashlib.sha256(event.metadata.uid.encode()).hexdigest()[:8]}"
 
 

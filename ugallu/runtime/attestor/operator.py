@@ -41,13 +41,18 @@ class Attestor(Operator[Config]):
             books.close()
             ports.close()
 
+        enqueue = Enqueue(ports, platform.cluster, events, bundles)
+        reseal = Reseal(
+            ports,
+            platform.cluster,
+            events,
+            attestor=author,
+            again=enqueue.again,
+            clock=platform.clock,
+            metrics=platform.metrics,
+        )
         return Parts(
-            reconcilers=(
-                Enqueue(platform.cluster, bundles),
-                Reseal(
-                    ports, platform.cluster, events, attestor=author, clock=platform.clock, metrics=platform.metrics
-                ),
-            ),
+            reconcilers=(enqueue, reseal),
             services=(books,),
             idle=lambda: books.settled,
             close=close,

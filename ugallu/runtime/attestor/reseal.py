@@ -8,7 +8,7 @@ that was staged, and answers with the entry it has, so nothing is logged twice.
 """
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import anyio
@@ -48,6 +48,7 @@ from ugallu.operator.contract import After
 from ugallu.runtime.attestor.choose import Ports
 from ugallu.runtime.attestor.enqueue import CLUSTER_ANNOTATION
 from ugallu.runtime.attestor.parent import ParentGoneError, attest, find, is_attested
+from ugallu.runtime.attestor.proof import confirm
 
 PARENT_GONE = "ParentGone"
 JSON = "application/json"
@@ -92,9 +93,11 @@ class Reseal:
         events: View[SecurityEvent],
         *,
         attestor: statement.Attestor,
+        again: Callable[[Key], Awaitable[None]],
         clock: Clock,
         metrics: Metrics,
     ) -> None:
+        self._ports = ports
         self._signer = ports.signer
         self._log = ports.log
         self._store = ports.store
@@ -103,6 +106,7 @@ class Reseal:
         self._cluster = cluster
         self._events = events
         self._attestor = attestor
+        self._again = again
         self._clock = clock
         self._metrics = metrics
         self._stages = {
@@ -124,6 +128,7 @@ class Reseal:
         if due is not None and due > self._clock.now():
             return After((due - self._clock.now()).total_seconds())
         draft: Draft | None = None
+        sealed_here = False
         while (stage := next_stage(bundle.status)) is not Stage.DONE:
             began = self._clock.monotonic()
             try:
@@ -144,11 +149,12 @@ class Reseal:
             )
             if bundle.status.phase is BundlePhase.SEALED:
                 self._count(bundle, "sealed")
-        await self._settle(bundle)
-        return None
+                sealed_here = True
+        return await self._settle(bundle, proven=sealed_here)
 
     async def gone(self, key: Key) -> None:
-        """Nothing to do: the evidence stays in the store, the entry in the log."""
+        """Evidence and log entry stay; an event that still waits for its evidence gets another bundle."""
+        await self._again(key)
 
     async def _freeze(self, bundle: AttestationBundle, draft: Draft) -> Made:
         """Fix what will be signed, time included, and keep it."""
@@ -216,18 +222,25 @@ class Reseal:
             "conditions": self._conditions(bundle, "Archived", *_kept(stored, until)),
         }
 
-    async def _settle(self, bundle: AttestationBundle) -> None:
-        """Tell the event; a bundle that was sealed before a crash is settled by the pass after it.
+    async def _settle(self, bundle: AttestationBundle, *, proven: bool) -> After | None:
+        """Tell the event; a bundle that was sealed before a crash is settled by the pass after it, and proven anew.
 
         Staging goes first: while the event is not attested, somebody still comes by here.
         """
         try:
             event = await find(self._cluster, self._events, bundle)
         except ParentGoneError:
-            return
-        if not is_attested(event):
-            await self._clear(bundle)
-            await attest(self._cluster, bundle, event)
+            return None
+        if is_attested(event):
+            return None
+        if not proven:
+            try:
+                await confirm(self._ports, bundle)
+            except UgalluError as error:
+                return await self._failed(bundle, Stage.ARCHIVE, error)
+        await self._clear(bundle)
+        await attest(self._cluster, bundle, event)
+        return None
 
     async def _failed(self, bundle: AttestationBundle, stage: Stage, error: UgalluError) -> After | None:
         """Write down what failed, and when it will be tried again."""

@@ -18,7 +18,7 @@ from ugallu.api.bundle import AttestationBundle, AttestationBundleSpec, BundlePh
 from ugallu.api.event import ClusterIdentity, EventPhase, SecurityEvent
 from ugallu.api.meta import Config, Metadata
 from ugallu.cluster.cache import SharedCache
-from ugallu.cluster.port import Cluster, UnavailableError, list_all
+from ugallu.cluster.port import Cluster, UnavailableError, key_of, list_all
 from ugallu.errors import ConflictError, PermanentError, TransientError
 from ugallu.evidence import keys, trusted_root
 from ugallu.evidence.canonical import digest
@@ -279,6 +279,68 @@ async def test_a_squatted_bundle_name_is_not_believed(tmp_path: Path) -> None:
         assert (await at.event()).status.phase is None
         await at.reseal.reconcile(await at.bundle(names_of(event)[1]))
         assert (await at.event()).status.phase is EventPhase.ATTESTED
+
+
+async def test_nobody_is_believed_who_says_sealed(tmp_path: Path) -> None:
+    """A status that others wrote attests nothing: neither a bare word, nor the evidence of another event."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    async with desk(tmp_path, cluster, clock) as at:
+        await cluster.create(make_event())
+        await at.seal()
+        true = msgspec.to_builtins((await at.bundle()).status)
+        for number, status in enumerate(({"phase": "Sealed", "statementDigest": "sha256:00"}, true)):
+            event = await cluster.create(make_event(f"se-{number:024x}"))
+            await at.enqueue.reconcile(event)
+            name = names_of(event)[0]
+            await cluster.patch_status(AttestationBundle, name, status)
+            await at.cache.view(AttestationBundle).until(partial(_says_sealed, at, name))
+            with pytest.raises(IntegrityError, match="called sealed"):
+                await at.enqueue.reconcile(event)
+            assert isinstance(await at.reseal.reconcile(await at.bundle(name)), After)
+            forged = await at.bundle(name)
+            assert forged.status.phase is BundlePhase.FAILED
+            assert "called sealed" in forged.status.failures[-1].detail
+            assert (await at.event(event.metadata.name)).status.phase is None
+
+
+def _says_sealed(at: Desk, name: str) -> bool:
+    bundle = at.cache.view(AttestationBundle).get(name)
+    return bundle is not None and bundle.status.phase is BundlePhase.SEALED
+
+
+@pytest.mark.parametrize("squatted", [False, True])
+async def test_a_bundle_deleted_before_its_time_comes_back(tmp_path: Path, squatted: bool) -> None:
+    """While its event waits for evidence a deleted bundle is made anew; afterwards it stays deleted."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    event = await cluster.create(make_event())
+    if squatted:
+        other = AttestationBundleSpec(attested_for=msgspec.structs.replace(event.ref, uid="another"))
+        await cluster.create(AttestationBundle(metadata=Metadata(name=BUNDLE), spec=other))
+    name = names_of(event)[squatted]
+    async with desk(tmp_path, cluster, clock) as at:
+        view = at.cache.view(AttestationBundle)
+        await at.enqueue.reconcile(event)
+        first = await at.bundle(name)
+        await _delete(at, first)
+        await at.reseal.gone(key_of(first))
+        second = await at.bundle(name)
+        assert second.metadata.uid != first.metadata.uid
+        await at.reseal.reconcile(second)
+        assert (await at.event()).status.phase is EventPhase.ATTESTED
+        await at.cache.view(SecurityEvent).until(lambda: not _is_active(at))
+        await view.until(lambda: view.get(name) is not None)
+        await _delete(at, second)
+        await at.reseal.gone(key_of(second))
+        assert len((await list_all(cluster, AttestationBundle))[0]) == squatted
+
+
+async def _delete(at: Desk, bundle: AttestationBundle) -> None:
+    name, view = bundle.metadata.name, at.cache.view(AttestationBundle)
+    await view.until(lambda: view.get(name) is not None)
+    await at.cluster.delete(AttestationBundle, name)
+    await view.until(lambda: view.get(name) is None)
 
 
 async def test_an_event_that_missed_its_word_is_told_later(tmp_path: Path) -> None:

@@ -1,0 +1,25 @@
+"""Whether a bundle that says Sealed is: nobody's word is taken for it, status can be written by others."""
+
+from ugallu.api.bundle import AttestationBundle
+from ugallu.evidence import verify
+from ugallu.evidence.canonical import digest
+from ugallu.evidence.ports import IntegrityError
+from ugallu.evidence.statement import about
+from ugallu.runtime.attestor.choose import Ports
+
+
+async def confirm(ports: Ports, bundle: AttestationBundle) -> None:
+    """Read back and verify what the status names; raises `IntegrityError` unless it is this event's evidence."""
+    status = bundle.status
+    where = f"AttestationBundle/{bundle.metadata.name}"
+    if status.worm_ref is None or status.subject_ref is None or status.rekor_entry is None:
+        raise IntegrityError("called sealed, but the status names no evidence", where=where)
+    content = await ports.store.get(ports.store.key(status.worm_ref.url))
+    subject = await ports.store.get(ports.store.key(status.subject_ref.url))
+    report = verify.verify(content, key=ports.key, root=ports.root, subject=subject)
+    if not report.ok or report.statement is None:
+        raise IntegrityError(f"called sealed, but its evidence does not verify: {report.reason}", where=where)
+    if about(report.statement) != bundle.spec.attested_for.uid:
+        raise IntegrityError("called sealed with the evidence of another event", where=where)
+    if (status.worm_ref.sha256, status.subject_ref.sha256) != (digest(content), digest(subject)):
+        raise IntegrityError("the archive holds other bytes than the status names", where=where)
