@@ -18,7 +18,7 @@ import msgspec
 from ugallu.api.event import SecurityEvent, SecurityEventSpec
 from ugallu.api.observation import Checkpoint
 from ugallu.clock import Clock
-from ugallu.cluster.port import AlreadyExistsError, Cluster, NotFoundError
+from ugallu.cluster.port import AlreadyExistsError, Cluster, InvalidError
 from ugallu.emit.decisions import ANNOTATION_EMISSION, Decisions, Item, item_of, place_of, record_of
 from ugallu.emit.fold import Fold
 from ugallu.emit.gate import REPORT_SECONDS, Gate, Level
@@ -27,7 +27,7 @@ from ugallu.emit.ledger import Ledger, Totals
 from ugallu.emit.patience import Appender
 from ugallu.emit.pending import URGENT, Pending
 from ugallu.emit.records import Closed, Entry, Mark, Pressed, Settled, Submitted, decode, encode
-from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError, UgalluError
+from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
 from ugallu.journal.port import Cursor, Journal, Record
 from ugallu.logs import Logger
 from ugallu.metrics import Metrics
@@ -132,6 +132,8 @@ class Outbox:
         self._running = False
         self._save_refused = ""
         self._unreadable = ""
+        self._refusal = ""
+        """Why the cluster took no event since the last one that it took: what a person has to mend."""
         self._woken = anyio.Event()
         self._buried = anyio.Event()
         self._moved = anyio.Event()
@@ -177,7 +179,7 @@ class Outbox:
         """Return what keeps events from being created, empty when nothing does."""
         if not self._running:
             return "outbox is not running"
-        if trouble := self._appender.refusing or self._save_refused or self._unreadable:
+        if trouble := self._appender.refusing or self._save_refused or self._unreadable or self._refusal:
             return trouble
         return "cluster does not answer" if self._resume > self._clock.monotonic() else ""
 
@@ -467,13 +469,12 @@ class Outbox:
         """Create an item, or decide from the error whether to try again or to give up."""
         try:
             await self._place(item)
-        except NotFoundError as error:
-            # The kind is not served yet: someone is still installing us.
-            self._fail(item, error)
-        except (PermanentError, RefusedError) as error:
+        except InvalidError as error:
+            # Only this is about the event. A kind that is not served yet, rights that are being changed, a token that
+            # is late, a disk that became read-only: all of that is about the cluster, and ends.
             self._outcome(item.spec, "error")
             self._condemn(item, type(error).__name__.removesuffix("Error").lower(), error)
-        except (TransientError, ConflictError, OSError) as error:
+        except (UgalluError, OSError) as error:
             self._fail(item, error)
 
     def _again(self, item_id: int) -> Item | None:
@@ -509,7 +510,7 @@ class Outbox:
             else:
                 self._created(item, number, "ok", ours=True)
                 return
-        raise PermanentError(f"{_MAX_SUFFIX} different facts have this name", where=item.name)
+        raise InvalidError(f"{_MAX_SUFFIX} different facts have this name", where=item.name)
 
     async def _stored(self, name: str) -> SecurityEvent | None:
         """Return the event that has the name, None where we may not read: names are made so that it must be equal."""
@@ -541,6 +542,7 @@ class Outbox:
         self._failing.pop(item.id, None)
         self._suspects.clear()
         self._outage.reset()
+        self._refusal = ""
         self._outcome(spec, outcome)
         if ours:
             labels = {"class": spec.class_.value, "type": spec.type, "severity": spec.severity.value}
@@ -556,6 +558,10 @@ class Outbox:
         now = self._clock.monotonic()
         failing = self._failing.setdefault(item.id, _Failing(now, Backoff(first=0.5, ceiling=30.0)))
         self._outcome(item.spec, "error")
+        if isinstance(error, PermanentError | RefusedError):
+            if not self._refusal:
+                self._log.error("the cluster refuses an event; it is tried again", name=item.name, error=str(error))
+            self._refusal = f"cluster refuses events: {error}"
         patience = self._settings.max_age_seconds
         tried = now - failing.since
         aged = self._clock.now().timestamp() - item.at >= patience and tried >= min(patience, _DOUBT_SECONDS)

@@ -23,7 +23,7 @@ from ugallu.emit.gate import Level
 from ugallu.emit.identity import digest
 from ugallu.emit.ledger import Totals
 from ugallu.emit.outbox import Outbox
-from ugallu.errors import PermanentError, TransientError
+from ugallu.errors import PermanentError, TransientError, UgalluError
 from ugallu.journal.port import Record, Retention
 from ugallu.journal.segmented import SegmentedJournal
 from ugallu.metrics import Metrics
@@ -234,8 +234,7 @@ async def test_clock_jump_gives_up_nothing() -> None:
     assert len(await rig.events()) == 1
 
 
-@pytest.mark.parametrize(("error", "reason"), [(InvalidError("bad"), "invalid"), (ForbiddenError("no"), "forbidden")])
-async def test_permanent_errors(error: PermanentError, reason: str) -> None:
+async def test_what_is_wrong_with_the_event_itself_is_permanent() -> None:
     """What the cluster will never take is counted by reason and reported; its neighbours are created."""
     rig = Emission()
     bad: list[str] = []
@@ -243,16 +242,53 @@ async def test_permanent_errors(error: PermanentError, reason: str) -> None:
     def plan(call: Call) -> Fault | None:
         if call.verb == "create" and call.number == 0:
             bad.append(call.name)
-        return Fault(error) if call.name in bad else None
+        return Fault(InvalidError("bad")) if call.name in bad else None
 
     rig.cluster = FaultyCluster(rig.store, plan)
     events = await rig.settled(*numbered(3))
     assert sorted(event.spec.type for event in events) == ["ExecIntoPod", "ExecIntoPod", "SourceRateLimited"]
     outbox = rig.outbox()
     await outbox.recover()
-    assert outbox.books().dropped == {reason: 1}
+    assert outbox.books().dropped == {"invalid": 1}
     assert outbox.books().gaps == []
-    assert [(letter.name, letter.reason) for letter in outbox.dead_letters] == [(bad[0], reason)]
+    assert [(letter.name, letter.reason) for letter in outbox.dead_letters] == [(bad[0], "invalid")]
+
+
+@pytest.mark.parametrize(
+    "error", [ForbiddenError("events is forbidden"), PermanentError("store is broken"), NotFoundError("no such kind")]
+)
+async def test_what_is_wrong_with_the_cluster_passes(error: UgalluError) -> None:
+    """Rights withdrawn for an hour, a token that is late, a broken store: events wait, readiness says why, none is lost."""
+    rig = Emission()
+    down = [True]
+    rig.cluster = FaultyCluster(rig.store, lambda call: Fault(error) if down and call.verb == "create" else None)
+    await rig.emitter().submit(list(numbered(20)))
+    outbox = rig.outbox()
+    async with pumping(outbox):
+        for _ in range(60):
+            await rig.manual.advance(60)
+            assert outbox.ready() == f"cluster refuses events: {error}"
+        assert (outbox.pending, outbox.books().dropped) == (20, {})
+        assert rig.said.count("the cluster refuses an event") == 1
+        down.clear()
+        await rig.manual.advance(60)
+        assert outbox.ready() == ""
+    assert len(await rig.events()) == 20
+
+
+async def test_patience_with_the_cluster_ends_with_the_age_limit() -> None:
+    """A right that nobody gives back for a day costs the event, counted."""
+    rig = Emission()
+    rig.cluster = FaultyCluster(rig.store, lambda call: Fault(ForbiddenError("no")) if call.verb == "create" else None)
+    await rig.emitter().submit([finding()])
+    outbox = rig.outbox()
+    async with pumping(outbox):
+        for _ in range(23):
+            await rig.manual.advance(3600)
+        assert outbox.books().dropped == {}
+        for _ in range(2):
+            await rig.manual.advance(3600)
+        assert outbox.books().dropped == {"retry_exhausted": 1}
 
 
 async def test_refused_reports_do_not_multiply() -> None:
