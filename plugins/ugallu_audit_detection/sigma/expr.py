@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ugallu_audit_detection.sigma.keywords import any_keyword, any_text
 from ugallu_audit_detection.sigma.pattern import Network, Pattern, TextTest, any_network, any_pattern, any_regex
 from ugallu_audit_detection.sigma.values import number_of, text_of
 from ugallu_audit_detection.sigma.view import Clues, RecordView
@@ -418,6 +419,10 @@ def built(expr: Expr) -> Holds:
 
 def _built_atom(atom: Atom) -> Holds:
     read, test = atom.field.read, atom.test
+    if atom.part is Part.EVERYTHING and isinstance(test, Texts):
+        return any_keyword(test.patterns, fold=test.fold)
+    if atom.part is Part.EVERYTHING and isinstance(test, Regexes | Networks):
+        return any_text(test.on_text())
     if atom.field.shape is Shape.TEXT:
         if isinstance(test, Given):
             return lambda view: read(view) != ""

@@ -32,14 +32,11 @@ from ugallu_audit_detection.sigma.expr import (
     all_of,
     any_of,
 )
+from ugallu_audit_detection.sigma.keywords import haystack
 from ugallu_audit_detection.sigma.path import EACH, Step, dotted
 from ugallu_audit_detection.sigma.pattern import Pattern, Wild, any_regex, exactly, network
-from ugallu_audit_detection.sigma.values import body_of, text_of
+from ugallu_audit_detection.sigma.values import text_of
 from ugallu_audit_detection.sigma.view import RecordView
-
-MAX_LEAVES = 50_000
-MAX_TEXT = 4 << 20
-"""How much text of one event a keyword is searched in, in characters."""
 
 _TEXTS = {
     "verb": fields.VERB,
@@ -343,53 +340,4 @@ def _folded_texts(field: Field, view: RecordView) -> list[str]:
     return list(dict.fromkeys(text_of(value).casefold() for value in values if value != ""))[:1000]
 
 
-def _all_texts(view: RecordView) -> list[str]:
-    """Every text in the record, values not keys, within `MAX_LEAVES` and `MAX_TEXT`."""
-    found = view.found
-    if found is None:
-        found = view.found = {}
-    texts = found.get("*")
-    if texts is None:
-        texts = found["*"] = _collected(view)
-    return texts
-
-
-def _collected(view: RecordView) -> list[str]:
-    record, ref = view.record, view.ref
-    pending: list[Any] = [
-        body_of(raw)[1]
-        for raw in (
-            record.response_object,
-            record.request_object,
-            record.authentication_metadata,
-            record.annotations,
-            record.response_status,
-            record.source_ips,
-            record.impersonated_user,
-            record.user,
-        )
-        if raw
-    ]
-    pending += [getattr(ref, name) for name in ref.__struct_fields__]
-    pending += [
-        record.stage_timestamp, record.request_received_timestamp, record.user_agent, record.request_uri,
-        record.audit_id, record.level, record.stage, record.verb,
-    ]  # fmt: skip
-    texts: list[str] = []
-    room = MAX_TEXT
-    budget = MAX_LEAVES * 4
-    while pending and budget and room > 0 and len(texts) < MAX_LEAVES:
-        budget -= 1
-        value = pending.pop()
-        if isinstance(value, str):
-            if value:
-                texts.append(value[:room])
-                room -= len(value)
-        elif isinstance(value, list):
-            pending.extend(reversed(value))
-        elif isinstance(value, dict):
-            pending.extend(reversed(value.values()))
-    return texts
-
-
-ANY_TEXT = Field("some text of the event", Part.EVERYTHING, Shape.TEXTS, _all_texts)
+ANY_TEXT = Field("some text of the event", Part.EVERYTHING, Shape.TEXTS, lambda view: haystack(view).texts)

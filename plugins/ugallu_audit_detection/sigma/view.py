@@ -5,12 +5,15 @@ A part of the wrong shape behaves as if it were absent; `malformed` names it.
 
 import re
 from collections.abc import Callable  # noqa: TC003 - a type of the descriptor below
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 from urllib.parse import unquote, unquote_plus
 
 import msgspec
 
 from ugallu.sdk import AuditObject, AuditRecord, AuditResponse, AuditUser
+
+if TYPE_CHECKING:
+    from ugallu_audit_detection.sigma.keywords import Haystack
 from ugallu_audit_detection.sigma.objects import is_resource, pod_spec, projected
 from ugallu_audit_detection.sigma.values import body_of
 
@@ -69,6 +72,9 @@ class RecordView:
         self._callers = callers
         self.found: dict[str, list[Any]] | None = None
         """What paths named in the bodies, for the other rules that look there."""
+        self.haystack: Haystack | None = None
+        self.searched = 0
+        """Characters that keywords have searched: they are bounded for each event."""
 
     @property
     def ref(self) -> AuditObject:
