@@ -109,7 +109,7 @@ class AuditFile:
     def __init__(self, settings: AuditSettings, clock: Clock, metrics: Metrics, log: Logger) -> None:
         """Read what `settings.files` names; raises `PermanentError` when that is nothing, or too much to follow."""
         if not settings.files:
-            raise PermanentError("no audit log given", where="audit-file", fix="name one with --audit-file")
+            raise PermanentError("no audit log given", where="audit-file", fix="name one with --audit-log")
         self._follows = settings.follow and settings.files != (STDIN,)
         if self._follows and len(settings.files) > 1:
             # Two logs interleave differently each time, and then numbers would not name the same events again.
