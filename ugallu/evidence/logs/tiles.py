@@ -38,6 +38,8 @@ HASH: Final = 32
 MAX_BODY: Final = 0xFFFF
 """An entry's length is written in two bytes."""
 CACHED_TILES: Final = 64
+CACHED_NODES: Final = 1 << 14
+"""Hashes of inner nodes: what two full tiles hold at every level, many times over."""
 
 _WIDTH_NAME: Final = re.compile(r"[1-9][0-9]{0,2}")
 
@@ -85,6 +87,7 @@ class TileLog:
         self._bundle = bytearray()
         self._edges: list[bytearray] = []
         self._tiles: OrderedDict[Path, bytes] = OrderedDict()
+        self._nodes: dict[tuple[int, int], bytes] = {}
         self._latest: set[Path] = set()
         self._outdated: set[Path] = set()
         self._trusted = False
@@ -264,12 +267,27 @@ class TileLog:
         return self._node(self._head.size, self._edges, level, index)
 
     def _node(self, size: int, edges: Sequence[bytearray], level: int, index: int) -> bytes:
-        """Return the hash over leaves [index << level, (index + 1) << level), all of which are there."""
+        """Return the hash over leaves [index << level, (index + 1) << level), all of which are there.
+
+        It never changes, and neighbours ask for the same ones: kept for a while.
+        """
+        known = self._nodes.get((level, index))
+        if known is not None:
+            return known
         tile_level, rest = divmod(level, HEIGHT)
         number, first = divmod(index << rest, WIDTH)
         is_full = number < (size >> HEIGHT * tile_level) // WIDTH
         tile = self._full_tile(tile_level, number) if is_full else edges[tile_level]
-        return _fold(tile[first * HASH : (first + (1 << rest)) * HASH])
+        if not rest:
+            return bytes(tile[first * HASH : (first + 1) * HASH])
+        if len(self._nodes) >= CACHED_NODES:
+            self._nodes.clear()
+        below = 2 * index
+        node = merkle.node_hash(
+            self._node(size, edges, level - 1, below), self._node(size, edges, level - 1, below + 1)
+        )
+        self._nodes[level, index] = node
+        return node
 
     def _full_tile(self, level: int, number: int) -> bytes:
         path = self._path(str(level), number)
@@ -294,6 +312,7 @@ class TileLog:
     def _load(self) -> None:
         """Read everything from disk, prove that it belongs together, and take in what a crash left behind."""
         self._tiles, self._index, self._edges, self._bundle = OrderedDict(), {}, [], bytearray()
+        self._nodes.clear()
         self._latest, self._outdated = set(), set()
         self._head = self._read_head()
         self._read_tree()

@@ -9,6 +9,7 @@ that was staged, and answers with the entry it has, so nothing is logged twice.
 
 import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import anyio
@@ -52,17 +53,21 @@ from ugallu.runtime.attestor.proof import confirm
 
 PARENT_GONE = "ParentGone"
 JSON = "application/json"
+MSGPACK = "application/vnd.msgpack"
 ENVELOPE_LINE = "application/vnd.in-toto+json"
 
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 T = TypeVar("T")
 
 
-class Draft(msgspec.Struct, frozen=True):
+class Draft(msgspec.Struct, frozen=True, array_like=True):
     """What the stages have made so far; staged after each, so that a later pass goes on where this one ended."""
 
     spec: bytes = b""
     payload: bytes = b""
+    """The Statement until it is signed; then the envelope has it."""
     envelope: Envelope | None = None
     entry: LogEntry | None = None
 
@@ -129,6 +134,7 @@ class Reseal:
             return After((due - self._clock.now()).total_seconds())
         draft: Draft | None = None
         sealed_here = False
+        held: dict[str, Any] = {}
         while (stage := next_stage(bundle.status)) is not Stage.DONE:
             began = self._clock.monotonic()
             try:
@@ -139,9 +145,17 @@ class Reseal:
                 # The cluster's own errors: nothing failed here, and there is nowhere to write that it did.
                 raise
             except UgalluError as error:
-                return await self._failed(bundle, stage, error)
+                return await self._failed(bundle, stage, error, held)
+            if stage is Stage.STATEMENT:
+                # Staged, so it is safe; said together with its signature, which is seldom long in coming. Should a
+                # crash come between, nobody knows of the statement and another one is frozen.
+                held = changes
+                frozen = msgspec.structs.replace(bundle.status, statement_digest=changes["statementDigest"])
+                bundle = msgspec.structs.replace(bundle, status=frozen)
+                continue
             try:
-                bundle = await self._write(bundle, changes)
+                bundle = await self._write(bundle, held | changes)
+                held = {}
             except NotFoundError:
                 return None
             self._metrics.observe(
@@ -168,7 +182,7 @@ class Reseal:
 
     async def _sign(self, bundle: AttestationBundle, draft: Draft) -> Made:
         envelope = await self._signer.sign(STATEMENT_MEDIA_TYPE, draft.payload)
-        draft = msgspec.structs.replace(draft, envelope=envelope)
+        draft = msgspec.structs.replace(draft, payload=b"", envelope=envelope)
         await self._stage(bundle, draft)
         key_id = envelope.key.key_id if envelope.key is not None else ""
         return draft, {
@@ -242,8 +256,10 @@ class Reseal:
         await attest(self._cluster, bundle, event)
         return None
 
-    async def _failed(self, bundle: AttestationBundle, stage: Stage, error: UgalluError) -> After | None:
-        """Write down what failed, and when it will be tried again."""
+    async def _failed(
+        self, bundle: AttestationBundle, stage: Stage, error: UgalluError, held: Mapping[str, Any] = EMPTY
+    ) -> After | None:
+        """Write down what failed, when it will be tried again, and what was made before and not said yet."""
         final = isinstance(error, ParentGoneError)
         reason = PARENT_GONE if final else error.category
         status = bundle.status
@@ -254,6 +270,7 @@ class Reseal:
         delay = retry_delay(attempts)
         failure = PipelineFailure(stage=stage, reason=reason, detail=str(error)[:1024], timestamp=self._now())
         changes: dict[str, Any] = {
+            **held,
             "failures": _bounded((*status.failures, failure)),
             "attempts": attempts,
             "conditions": self._conditions(bundle, _CONDITION[stage], reason, str(error)[:1024], holds=False),
@@ -284,17 +301,17 @@ class Reseal:
 
     async def _stage(self, bundle: AttestationBundle, draft: Draft) -> None:
         key = Keys(bundle.metadata.uid).draft
-        await self._store.put(key, msgspec.json.encode(draft), media_type=JSON, until=None)
+        await self._store.put(key, msgspec.msgpack.encode(draft), media_type=MSGPACK, until=None)
 
     async def _staged(self, bundle: AttestationBundle) -> Draft:
         """Return what was staged; `IntegrityError` when it is not what the status says was frozen."""
         key = Keys(bundle.metadata.uid).draft
         try:
-            draft = msgspec.json.decode(await self._store.get(key), type=Draft)
+            draft = msgspec.msgpack.decode(await self._store.get(key), type=Draft)
         except msgspec.DecodeError as error:
             raise IntegrityError("what was staged cannot be read", where=key) from error
-        signed = draft.envelope.payload if draft.envelope is not None else draft.payload
-        if not bundle.status.statement_digest == digest(draft.payload) == digest(signed):
+        payload = draft.envelope.payload if draft.envelope is not None else draft.payload
+        if bundle.status.statement_digest != digest(payload):
             raise IntegrityError("what was staged is not the statement that was frozen", where=key)
         return draft
 

@@ -31,7 +31,7 @@ from ugallu.operator.platform import Platform
 from ugallu.runtime.attestor.choose import choose
 from ugallu.runtime.attestor.enqueue import Enqueue, names_of
 from ugallu.runtime.attestor.operator import Attestor
-from ugallu.runtime.attestor.reseal import Reseal
+from ugallu.runtime.attestor.reseal import Draft, Reseal
 from ugallu.settings import load
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import FaultyCluster, memory_cluster, running_cache, seeded
@@ -489,7 +489,33 @@ async def test_a_store_that_changes_bytes_is_never_called_sealed(tmp_path: Path)
         assert (await at.event()).status.phase is None
 
 
-async def test_a_tampered_draft_is_not_signed_on(tmp_path: Path) -> None:
+async def test_a_statement_stays_frozen_while_its_signer_is_away(tmp_path: Path) -> None:
+    """The time in the statement is that of the first try, however late the signature: the status says which it is."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.enqueue.reconcile(await at.event())
+        _fail(at.reseal, "_signer", "sign", TransientError("the key service is away"))
+        assert isinstance(await at.reseal.reconcile(await at.bundle()), After)
+        frozen = (await at.bundle()).status
+        assert frozen.phase is BundlePhase.PENDING
+        assert frozen.statement_digest
+    await clock.advance(10.0)
+    async with desk(tmp_path, cluster, clock) as at:
+        assert await at.reseal.reconcile(await at.bundle()) is None
+        status = (await at.bundle()).status
+        assert (status.phase, status.statement_digest) == (BundlePhase.SEALED, frozen.statement_digest)
+
+
+@pytest.mark.parametrize(
+    ("staged", "said"),
+    [
+        (msgspec.msgpack.encode(Draft(payload=b"another")), "not the statement that was frozen"),
+        (b'{"payload":"AAAA"}', "cannot be read"),
+    ],
+)
+async def test_a_tampered_draft_is_not_signed_on(tmp_path: Path, staged: bytes, said: str) -> None:
     """What was staged must be the statement that the status froze."""
     clock = ManualClock()
     cluster = memory_cluster(clock)
@@ -498,13 +524,11 @@ async def test_a_tampered_draft_is_not_signed_on(tmp_path: Path) -> None:
         await at.enqueue.reconcile(await at.event())
         await cluster.patch_status(AttestationBundle, BUNDLE, {"statementDigest": f"sha256:{'0' * 64}"})
         bundle = await at.bundle()
-        await at.reseal._store.put(
-            f"staging/{bundle.metadata.uid}.json", b'{"payload":"AAAA"}', media_type="x", until=None
-        )
+        await at.reseal._store.put(f"staging/{bundle.metadata.uid}.json", staged, media_type="x", until=None)
         await at.reseal.reconcile(bundle)
         status = (await at.bundle()).status
         assert status.phase is BundlePhase.FAILED
-        assert "not the statement that was frozen" in status.failures[-1].detail
+        assert said in status.failures[-1].detail
         assert log_size(tmp_path) == 0
 
 
