@@ -5,10 +5,12 @@ with `register(subparsers)`, which adds its parser and sets `run=`, a function f
 status. A plug-in brings one through the entry point group `ugallu.commands` (`name = "package.module:register"`);
 its `register` keeps to the same rule: import what the work needs inside `run`.
 
-Exit status: 0 done, 1 the thing checked does not hold, 2 wrong use, 3 something needed is unreachable.
+Exit status: 0 done, 1 the thing checked does not hold, 2 wrong use, 3 something needed is unreachable; 70 is a defect
+of ours, which a script must not take for any of these.
 """
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -23,6 +25,7 @@ DONE: Final = 0
 FAILED: Final = 1
 MISUSED: Final = 2
 UNREACHABLE: Final = 3
+BROKEN: Final = 70
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 
@@ -39,6 +42,17 @@ COMMANDS: Final = {
     "version": ("version", "print the version"),
 }
 PLUGIN_GROUP: Final = "ugallu.commands"
+FIXES: Final = {
+    errno.EACCES: "run as its owner, or grant this user the right",
+    errno.EPERM: "run as its owner, or grant this user the right",
+    errno.EEXIST: "name another place",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "name a directory",
+    errno.ENOENT: "check the path",
+    errno.ENOSPC: "make room on that disk",
+    errno.EROFS: "name a place that can be written",
+    errno.EMFILE: "raise `ulimit -n`",
+}
 MANUAL: Final = "https://github.com/ugallu/ugallu/blob/main/docs/cli.md"
 
 
@@ -46,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    _open_streams()
     try:
         args = parser_for(arguments).parse_args(arguments)
         run: Callable[[argparse.Namespace], int] = args.run
@@ -53,23 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except SystemExit as stop:  # argparse: help, version, wrong use
         return stop.code if isinstance(stop.code, int) else DONE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        return _pipe_closed()
-    except (UgalluError, OSError) as error:
-        if debug:
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # the last wall: a sentence, no traceback
+        if debug and not _signalled(error):
             raise
-        return explain([error])
-    except BaseExceptionGroup as group:  # a task group wraps whatever ended it
-        leaves = list(_leaves(group))
-        if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
-            return INTERRUPTED
-        if any(isinstance(leaf, BrokenPipeError) for leaf in leaves):
-            return _pipe_closed()
-        if debug or not all(isinstance(leaf, UgalluError | OSError) for leaf in leaves):
-            raise
-        return explain(leaves)
+        return explain(_leaves(error))
     return status
 
 
@@ -100,33 +102,69 @@ def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 def explain(errors: Sequence[BaseException]) -> int:
     """Say each error once on stderr, in one line, and return the exit status of the gravest."""
-    lines = dict.fromkeys(_line(error) for error in errors)
-    for line in lines:
+    if any(isinstance(error, KeyboardInterrupt) for error in errors):
+        return INTERRUPTED
+    if any(isinstance(error, BrokenPipeError) for error in errors):
+        return _pipe_closed()
+    for line in dict.fromkeys(_line(error) for error in errors):
         print(f"ugallu: {line}", file=sys.stderr)
     return max(_status(error) for error in errors)
 
 
 def _line(error: BaseException) -> str:
+    if isinstance(error, UgalluError):
+        return " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+        where = f"{error.filename}: " if error.filename else ""
+        fix = FIXES.get(error.errno or 0, "")
+        return f"{where}{error.strerror}{f' ({fix})' if fix else ''}"
+    told = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{_place(error)}: unexpected {told} (a defect of ours: report it with what --debug prints)"
+
+
+def _place(error: BaseException) -> str:
+    """Return where in our code an error nobody foresaw came up."""
+    place, step = "ugallu", error.__traceback__
+    while step is not None:
+        module = step.tb_frame.f_globals.get("__name__", "")
+        if module.startswith("ugallu"):
+            place = f"{module}:{step.tb_lineno}"
+        step = step.tb_next
+    return place
 
 
 def _status(error: BaseException) -> int:
-    if isinstance(error, FileNotFoundError):
+    if not isinstance(error, UgalluError | OSError):
+        return BROKEN
+    if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return MISUSED
     if isinstance(error, OSError | TransientError | RefusedError):
         return UNREACHABLE
     if type(error).__name__ in ("IntegrityError", "NotFoundError"):  # by name: their homes are heavy to import
         return FAILED
-    return MISUSED
+    # What a right or another process keeps from us is there: it is not the command line that is wrong.
+    return UNREACHABLE if isinstance(error.__cause__, PermissionError | BlockingIOError) else MISUSED
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> "list[BaseException]":
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+
+
+def _signalled(error: BaseException) -> bool:
+    return any(isinstance(leaf, KeyboardInterrupt | BrokenPipeError) for leaf in _leaves(error))
+
+
+def _open_streams() -> None:
+    """Give a process that was started with a stream closed (`>&-`) one that leads nowhere.
+
+    Else the next file we open would be standard output, and a later write would go into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open to the end
 
 
 def _pipe_closed() -> int:

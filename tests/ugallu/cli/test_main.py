@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,11 @@ def raising(error: BaseException) -> Callable[[argparse.Namespace], int]:
         raise error
 
     return act
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +107,15 @@ def test_no_command_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
         (NotFoundError("no such event"), 1),
         (IntegrityError("digest differs"), 1),
         (FileNotFoundError(2, "No such file or directory", "/nope"), 2),
+        (IsADirectoryError(21, "Is a directory", "/tmp"), 2),
+        (FileExistsError(17, "File exists", "/tmp"), 2),
+        (NotADirectoryError(20, "Not a directory", "/etc/passwd"), 2),
         (PermissionError(13, "Permission denied", "/root/x"), 3),
+        (caused(PermanentError("in use by pid 1", where="state"), BlockingIOError(11, "busy")), 3),
+        (caused(PermanentError("cannot be opened", where="state"), PermissionError(13, "no")), 3),
+        (caused(PermanentError("cannot be opened", where="state"), FileExistsError(17, "no")), 2),
+        (ValueError("bug"), 70),
+        (ExceptionGroup("tasks", [PermanentError("one"), KeyError("bug")]), 70),
         (ExceptionGroup("tasks", [PermanentError("one"), ExceptionGroup("inner", [TransientError("two")])]), 3),
         (KeyboardInterrupt(), 130),
         (BaseExceptionGroup("tasks", [KeyboardInterrupt()]), 130),
@@ -135,11 +149,29 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
             cli.main(arguments)
 
 
-def test_a_bug_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error nobody foresaw keeps its traceback: it is ours to mend, not the user's."""
-    monkeypatch.setattr(cli, "_register", command_that(raising(ValueError("bug"))))
-    with pytest.raises(ValueError, match="bug"):
-        cli.main(["version"])
+def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error nobody foresaw says where it came up and that it is ours; --debug shows the traceback."""
+
+    def act(_: argparse.Namespace) -> int:
+        return cli.parser_for(None)  # type: ignore[arg-type,return-value]  # fails in there
+
+    monkeypatch.setattr(cli, "_register", command_that(act))
+    assert cli.main(["version"]) == 70
+    told = capsys.readouterr().err
+    assert told.startswith("ugallu: ugallu.cli.main:")
+    assert "unexpected TypeError" in told
+    assert "--debug" in told
+    with pytest.raises(TypeError):
+        cli.main(["version", "--debug"])
+
+
+@pytest.mark.parametrize("redirect", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_no_fault_of_ours(redirect: str, tmp_path: Path) -> None:
+    """Started with a stream closed, nothing breaks, and no file takes the stream's number."""
+    command = f'"{sys.executable}" -m ugallu operators {redirect}; echo $?'
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "0", done.stderr
+    assert done.stderr == ""
 
 
 def test_closed_pipe_ends_quietly() -> None:
