@@ -9,24 +9,29 @@ the others a look at a name, a status or a body. Bodies are decoded when such a 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ugallu.sdk import AuditObject, AuditRecord
+from ugallu_audit_detection.sigma import fields
 from ugallu_audit_detection.sigma.compile import CompiledRule
-from ugallu_audit_detection.sigma.expr import Const, Expr, Holds, Leaf, Part, built, simplified
-from ugallu_audit_detection.sigma.view import Callers, RecordView
+from ugallu_audit_detection.sigma.expr import Atom, Const, Expr, Holds, Leaf, Part, Texts, built, leaves, simplified
+from ugallu_audit_detection.sigma.view import MAX_KEY, Callers, RecordView
 
 Request = tuple[str, ...]
 Rest = tuple[CompiledRule, Expr, Holds]
 Case = tuple[CompiledRule, Holds]
 NONE: tuple[CompiledRule, ...] = ()
+_KEY = (fields.VERB, fields.STAGE, fields.RESOURCE, fields.API_GROUP, fields.SUBRESOURCE)
 MAX_REQUESTS = 4096
 """Kinds of request remembered. A cluster makes a few hundred; a client can invent any number of resources."""
 MAX_CASES = 16384
 """Callers times kinds of request remembered; about a kilobyte each. Then they are forgotten and learned anew."""
+OTHER = "\0"
+"""Stands for every value that no rule names."""
 
 
 class Budget:
     """What one event may cost one rule, in seconds of `clock`. It outlives the matchers that it is given to.
 
     Events are timed whole; only one that takes longer than `limit` is asked again rule by rule, to name the spender.
+    Decoding the bodies is nobody's expense: else whoever sends large ones could make any rule look slow.
     """
 
     def __init__(self, clock: Callable[[], float], *, limit: float = 0.005) -> None:
@@ -41,8 +46,9 @@ class Budget:
         hits = [rule for rule, holds in cases if holds(view)]
         if self.clock() - start > self.limit:
             for rule, holds in cases:
+                view.forget_searches()
                 start = self.clock()
-                holds(RecordView(view.record))
+                holds(view)
                 if self.clock() - start > self.limit:
                     self.overruns[rule.name] = self.overruns.get(rule.name, 0) + 1
         return hits
@@ -60,6 +66,7 @@ class Matcher:
             _Index([getattr(rule.dispatch, name) for rule in self._active])
             for name in ("verbs", "stages", "resources", "groups", "subresources")
         )
+        self._named = _named(self._active)
         self._requests: dict[Request, tuple[Rest, ...]] = {}
         self._cases: dict[tuple[str | bytes, ...], tuple[Case, ...] | None] = {}
         self._callers = Callers()
@@ -111,11 +118,18 @@ class Matcher:
         return cases
 
     def _remember(self, key: tuple[str | bytes, ...], cases: tuple[Case, ...] | None) -> None:
+        if sum(map(len, key)) > MAX_KEY:
+            return  # a URL may be a megabyte long, and all of it the name of a resource
         if len(self._cases) >= MAX_CASES and key not in self._cases:
             self._cases.clear()
         self._cases[key] = cases
 
     def _of_request(self, request: Request) -> tuple[Rest, ...]:
+        # To the rules all values that none of them names are one: a client that invents resources meets what is known.
+        request = tuple(
+            value if not value or named is None or value.casefold() in named else OTHER
+            for value, named in zip(request, self._named, strict=False)
+        )
         rests = self._requests.get(request)
         if rests is not None:
             return rests
@@ -124,9 +138,10 @@ class Matcher:
             mask &= index.mask(text)
         rules = [rule for number, rule in enumerate(self._active) if mask >> number & 1] if mask else []
         rests = _rests([(rule, rule.expr, rule.holds) for rule in rules], Part.KEY, _bare(request))
-        if len(self._requests) >= MAX_REQUESTS:
-            self._requests.clear()
-        self._requests[request] = rests
+        if sum(map(len, request)) <= MAX_KEY:
+            if len(self._requests) >= MAX_REQUESTS:
+                self._requests.clear()
+            self._requests[request] = rests
         return rests
 
 
@@ -140,6 +155,21 @@ def _request(record: AuditRecord) -> Request:
     if ref is None:
         return (record.verb, record.stage)
     return (record.verb, record.stage, ref.resource, ref.api_group, ref.subresource)
+
+
+def _named(rules: Sequence[CompiledRule]) -> tuple[frozenset[str] | None, ...]:
+    """Return for each part of a request the values that rules name, without case; None where one has a pattern."""
+    named: dict[str, set[str] | None] = {field.name: set() for field in _KEY}
+    for rule in rules:
+        for leaf in leaves(rule.expr):
+            if not isinstance(leaf, Atom) or (values := named.get(leaf.field.name)) is None:
+                continue
+            literals = [each.literal for each in leaf.test.patterns] if isinstance(leaf.test, Texts) else [None]
+            if any(text is None for text in literals):
+                named[leaf.field.name] = None
+            else:
+                values.update(text.casefold() for text in literals if text is not None)
+    return tuple(None if values is None else frozenset(values) for values in named.values())
 
 
 def _bare(request: Request) -> AuditRecord:

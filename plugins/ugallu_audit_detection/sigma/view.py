@@ -28,7 +28,9 @@ _response = msgspec.json.Decoder(AuditResponse | None)
 _texts = msgspec.json.Decoder(dict[str, str] | None)
 _addresses = msgspec.json.Decoder(tuple[str, ...] | None)
 _list = re.compile(rb"\s*\[").match
-_CALLERS = 4096
+MAX_CALLERS = 4096
+MAX_KEY = 4096
+"""Bytes. What is longer (a caller with hundreds of groups, an invented resource) is not remembered."""
 
 
 class Callers:
@@ -76,6 +78,10 @@ class RecordView:
         self.searched = 0
         """Characters that keywords have searched: they are bounded for each event."""
 
+    def forget_searches(self) -> None:
+        """Forget what conditions found so far, but not what was decoded for them."""
+        self.found, self.haystack, self.searched = None, None, 0
+
     @property
     def ref(self) -> AuditObject:
         """The object reference; one without any field when the request names none."""
@@ -103,8 +109,8 @@ class RecordView:
         except (msgspec.DecodeError, RecursionError):
             self.malformed += (name,)
             return None  # not remembered, so that every occurrence counts
-        if callers is not None:
-            if len(callers.known) >= _CALLERS:
+        if callers is not None and len(key) <= MAX_KEY:
+            if len(callers.known) >= MAX_CALLERS:
                 callers.known.clear()
             callers.known[key] = caller
         return caller

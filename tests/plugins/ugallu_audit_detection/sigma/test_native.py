@@ -6,11 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from ugallu.sdk import AuditRecord, SigmaEmit, SigmaMatch, SigmaRuleSpec, decode_strict
+from ugallu.sdk import AuditObject, AuditRecord, SigmaEmit, SigmaMatch, SigmaRuleSpec, decode_strict
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import Reason, RuleError
 from ugallu_audit_detection.sigma.match import Budget, Matcher, match_one
 from ugallu_audit_detection.sigma.objects import MAX_COPIED, MAX_STEPS, projected
+from ugallu_audit_detection.sigma.view import RecordView
 
 EMIT = SigmaEmit(security_event_type="KubernetesAPICall", severity="low")  # type: ignore[arg-type]
 
@@ -388,3 +389,66 @@ def test_a_client_that_invents_resources_and_callers_does_not_fill_memory() -> N
     assert len(matcher._cases) <= 16384
     assert len(matcher._requests) <= 4096
     assert matcher.match(AuditRecord(verb="get", user=msgspec.Raw(b'{"username":"evil"}')))
+
+
+def test_values_that_no_rule_names_are_one_to_the_matcher() -> None:
+    """Each of a million invented resources meets what is known of the first; those that rules name are told apart."""
+    rules = [
+        rule({"objectRef": {"resource": ["pods"]}}, "pods"),
+        rule({"not": {"objectRef": {"resource": ["pods"]}}, "verb": ["get"]}, "others"),
+        rule({"subresource": [""]}, "whole"),
+    ]
+    matcher = Matcher(rules)
+    for i in range(100):
+        ref = AuditObject(resource=f"r{i}", subresource="" if i % 2 else f"s{i}")
+        seen = AuditRecord(verb="get", object_ref=ref, user=msgspec.Raw(b'{"username":"u%d"}' % i))
+        assert [each.name for each in matcher.match(seen)] == (["others", "whole"] if i % 2 else ["others"])
+    assert len(matcher._requests) == 2
+    for resource, expected in (("pods", ["pods", "whole"]), ("Pods", ["others", "whole"]), ("", ["others", "whole"])):
+        for _ in range(3):
+            seen = AuditRecord(verb="get", object_ref=AuditObject(resource=resource))
+            assert [each.name for each in matcher.match(seen)] == expected
+
+
+def test_a_pattern_on_the_resource_sees_every_value() -> None:
+    """Where a rule has a pattern, values are not taken together."""
+    text = {"title": "t", "logsource": {"product": "kubernetes", "service": "audit"},
+            "detection": {"s": {"objectRef.resource|startswith": "pod"}, "condition": "s"}}  # fmt: skip
+    matcher = Matcher([compile_rule("r", SigmaRuleSpec(sigma=json.dumps(text), emit=EMIT))])
+    for resource, expected in (("pods", 1), ("secrets", 0), ("podtemplates", 1), ("nodes", 0)):
+        for _ in range(3):
+            assert len(matcher.match(AuditRecord(object_ref=AuditObject(resource=resource)))) == expected
+
+
+def test_long_names_and_callers_are_not_remembered() -> None:
+    """A URL may be a megabyte long: ten thousand of them must not stay in memory."""
+    matcher = Matcher([rule({"user": {"usernameGlob": ["u*"]}})])
+    long = "x" * 100_000
+    for name, who in ((long, "u"), ("pods", f"u{long}")):
+        user = msgspec.Raw(json.dumps({"username": who}).encode())
+        seen = AuditRecord(verb="get", object_ref=AuditObject(resource=name), user=user)
+        assert [len(matcher.match(seen)) for _ in range(3)] == [1, 1, 1]
+    assert sum(len(part) for key in matcher._cases for part in key) < 1000
+    assert sum(map(len, matcher._callers.known)) < 1000
+
+
+def test_decoding_a_large_body_is_no_expense_of_a_rule() -> None:
+    """Else whoever sends large bodies could make every rule look slow."""
+    spent = 0.0
+
+    def clock() -> float:
+        nonlocal spent
+        spent += 1.0
+        return spent
+
+    budget = Budget(clock, limit=1.5)
+    asked = rule({"requestObjectGlob": [{"jsonPath": "$.a", "patterns": ["x"]}]}, "a")
+
+    def decoding(view: RecordView) -> bool:
+        nonlocal spent
+        if "request_object" not in view.__dict__:
+            spent += 100.0
+        return bool(view.request_object == {"a": "x"})
+
+    assert budget.spent([(asked, decoding)], RecordView(record(requestObject={"a": "x"}))) == [asked]
+    assert not budget.overruns
