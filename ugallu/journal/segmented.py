@@ -429,6 +429,8 @@ class SegmentedJournal:
     # Opening
 
     def _open(self) -> None:
+        # One after the other: parents that are made on the way are not for this user alone.
+        self._files.mkdir(self._path)
         self._files.mkdir(self._path / "cursors")
         self._lock_fd = self._files.open(self._path / "lock", os.O_RDWR | os.O_CREAT)
         try:

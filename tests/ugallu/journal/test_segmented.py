@@ -487,3 +487,13 @@ anyio.run(main)
         assert len(records) % 3 == 0
         assert journal.books()["missing"] == 0
         journal.close()
+
+
+async def test_nobody_else_may_look(tmp_path: Path) -> None:
+    """Findings hold names and addresses: the journal and all that is in it are for this user alone."""
+    made = opened(tmp_path / "state" / "journal")
+    await made.append([b"x"])
+    made.close()
+    for path in (tmp_path / "state" / "journal").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0
+    assert (tmp_path / "state" / "journal").stat().st_mode & 0o777 == 0o700
