@@ -26,6 +26,7 @@ CATALOGUE: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "ugallu_emitter_emits_total": ("counter", "Creates by outcome.", ("class", "outcome")),
     "ugallu_emitter_emit_latency_seconds": ("histogram", "Finding submitted to event created.", ()),
     "ugallu_emitter_folded_total": ("counter", "Findings folded into an earlier event.", ("type",)),
+    "ugallu_emitter_windows_closed_early_total": ("counter", "Folds closed because the table of them was full.", ()),
     "ugallu_emitter_backpressure_level": ("gauge", "1 for the level in force.", ("level",)),
     "ugallu_journal_bytes": ("gauge", "Size of the journal on disk.", ()),
     "ugallu_journal_appends_total": ("counter", "Atomic appends by outcome.", ("outcome",)),

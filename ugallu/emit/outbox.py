@@ -130,6 +130,7 @@ class Outbox:
         self._burials: list[Settled] = []
         self._closing = False
         self._running = False
+        self._told_early = 0
         self._save_refused = ""
         self._unreadable = ""
         self._refusal = ""
@@ -303,6 +304,7 @@ class Outbox:
             self._decisions.fold.restore(saved.fold)
         if saved.gate:
             self._decisions.gate.restore(saved.gate)
+        self._told_early = self.closed_early
         self.dead_letters.extend(saved.dead)
 
     def _reload(self, saved: _Snapshot) -> None:
@@ -397,6 +399,9 @@ class Outbox:
             self._metrics.count("ugallu_emitter_folded_total", count, type=type_)
         for reason, count in self._decisions.refused.items():
             self._metrics.count("ugallu_emitter_dropped_total", count, reason=reason)
+        if fresh := self.closed_early - self._told_early:
+            self._told_early += fresh
+            self._metrics.count("ugallu_emitter_windows_closed_early_total", fresh)
         self._decisions.folded.clear()
         self._decisions.refused.clear()
         self._metrics.gauge("ugallu_emitter_buffer_depth", len(self._pending))

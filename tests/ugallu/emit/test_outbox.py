@@ -738,3 +738,17 @@ async def test_crashes_around_giving_up() -> None:
         outbox = await life(rig, Fuse())
         assert outbox.books() == books, at
         assert names(await rig.events()) == kept, at
+
+
+async def test_windows_closed_early_are_counted() -> None:
+    """A table of folds that is too small shows in a metric, and a restart does not count anew."""
+    rig = Emission()
+    await rig.emitter().submit(list(numbered(50)))
+    name = "ugallu_emitter_windows_closed_early_total"
+    for total in (40, 50):
+        outbox = rig.outbox(windows=10)
+        await outbox.recover()
+        async with pumping(outbox):
+            assert rig.metrics.value(name) == total
+            assert outbox.closed_early == total
+        await rig.emitter().submit([finding(f"more-{n}", 60 + n) for n in range(10)])
