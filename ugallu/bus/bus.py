@@ -44,6 +44,10 @@ class RingSubscription:
         self._emptied.set()
         return batch
 
+    def losses(self) -> Mapping[str, int]:
+        """Return what this subscriber lost since it was last asked, by source; rings that it left behind included."""
+        return self._bus.losses(self._observes, self.name)
+
     def close(self) -> None:
         """Leave: publishers no longer wait for this ring."""
         if not self._left:
@@ -78,7 +82,7 @@ class RingSubscription:
 
     def _report(self) -> None:
         for source, count in (self._ring.dropped - self._told).items():
-            self._bus.lost(source, self.name, count)
+            self._bus.lost(self._observes, source, self.name, count)
         self._told = self._ring.dropped.copy()
 
 
@@ -90,6 +94,7 @@ class LocalBus:
         self._metrics = metrics
         self._rings: dict[type[Any], list[RingSubscription]] = {}
         self._dropped: dict[tuple[str, str], int] = {}
+        self._untold: dict[tuple[type[Any], str], Counter[str]] = {}
 
     @property
     def dropped(self) -> Mapping[tuple[str, str], int]:
@@ -130,8 +135,13 @@ class LocalBus:
         """Drop a subscription that was closed."""
         self._rings[observes].remove(ring)
 
-    def lost(self, source: str, subscriber: str, count: int) -> None:
+    def losses(self, observes: type[Any], subscriber: str) -> Mapping[str, int]:
+        """Return what the rings of a subscriber lost since this was last asked, by source."""
+        return self._untold.pop((observes, subscriber), {})
+
+    def lost(self, observes: type[Any], source: str, subscriber: str, count: int) -> None:
         """Count what a ring has just lost."""
+        self._untold.setdefault((observes, subscriber), Counter())[source] += count
         self._dropped[source, subscriber] = self._dropped.get((source, subscriber), 0) + count
         self._metrics.count("ugallu_bus_dropped_total", count, source=source, subscriber=subscriber)
 

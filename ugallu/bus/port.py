@@ -4,7 +4,7 @@ A source that can be rewound (its batches carry `resume`) waits for the slowest 
 drop its oldest batch, counted by source. Closing the bus is how subscribers learn that there is no more.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from ugallu.api.observation import Batch, Observation
@@ -21,6 +21,10 @@ class Subscription(Protocol[O_co]):
 
     async def receive(self) -> Batch[O_co] | None:
         """Return the next batch, None once the bus is closed and the ring is empty."""
+        ...
+
+    def losses(self) -> Mapping[str, int]:
+        """Return what this subscriber lost since it was last asked, by source; rings that it left behind included."""
         ...
 
     def close(self) -> None:

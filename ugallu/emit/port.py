@@ -1,6 +1,7 @@
 """`Emitter`: what operators hand their findings to."""
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -45,4 +46,16 @@ class Emitter(Protocol):
         Findings that break the rules (undeclared type, no subject) are counted as dropped by reason, never raised.
         Waits while the disk refuses; raises only on cancellation.
         """
+        ...
+
+
+class ReportingEmitter(Emitter, Protocol):
+    """What the supervisor asks of an operator's emitter besides."""
+
+    def ready(self) -> str:
+        """Return what keeps findings from being accepted, empty when nothing does."""
+        ...
+
+    async def lost(self, reason: str, counts: Mapping[str, int], at: dt.datetime) -> None:
+        """Report observations that never reached a detector, by source."""
         ...

@@ -125,7 +125,7 @@ async def assembled(
     clock: Clock,
     log: Logger,
     metrics: Metrics,
-    sources: Mapping[type[Any], Callable[[], Source | None]] | None = None,
+    sources: Mapping[type[Any], Callable[[], Sequence[Source]]] | None = None,
     lend: Callable[[Operator[Any]], Cluster] | None = None,
     started: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Process]:
@@ -172,11 +172,12 @@ async def assembled(
                 instance=settings.instance,
                 cluster=identity,
             )
+            emitter = JournalEmitter(origin, journal, clock, metrics, own)
             platform = Platform(
                 identity=identity,
                 cluster=lend(operator) if lend else cluster,
                 cache=cache,
-                emitter=JournalEmitter(origin, journal, clock, metrics, own),
+                emitter=emitter,
                 clock=clock,
                 log=own,
                 metrics=metrics,
@@ -190,6 +191,7 @@ async def assembled(
                     bus=bus,
                     intake=intake,
                     positions=positions,
+                    emitter=emitter,
                     shared=supervisor.want,
                     changed=supervisor.poke,
                     election=_election(operator, cluster, settings, clock, own),
@@ -209,15 +211,15 @@ def freeze_heap() -> None:
 
 def shared_sources(
     settings: Settings, clock: Clock, metrics: Metrics, log: Logger
-) -> Mapping[type[Any], Callable[[], Source | None]]:
-    """Return how to make the sources that operators share, by what they observe; None where none is configured."""
+) -> Mapping[type[Any], Callable[[], Sequence[Source]]]:
+    """Return how to make the sources that operators share, by what they observe; none where none is configured."""
 
-    def audit() -> Source | None:
+    def audit() -> Sequence[Source]:
         if not settings.audit.files:
-            return None
-        from ugallu.sources.audit_file import AuditFile
+            return ()
+        from ugallu.sources.audit_file import audit_files
 
-        return AuditFile(settings.audit, clock=clock, metrics=metrics, log=log)
+        return audit_files(settings.audit, clock=clock, metrics=metrics, log=log)
 
     return {AuditRecord: audit}
 

@@ -17,6 +17,7 @@ from ugallu.api.meta import Condition, Config, Resource, decode_strict, utc_seco
 from ugallu.bus.port import Bus
 from ugallu.cluster.lease import Election
 from ugallu.cluster.port import View
+from ugallu.emit.port import ReportingEmitter
 from ugallu.errors import PermanentError, RefusedError, UgalluError
 from ugallu.operator.contract import Operator, Parts, Service
 from ugallu.operator.platform import Platform
@@ -53,6 +54,7 @@ class Cell:
         bus: Bus,
         intake: Intake,
         positions: Positions,
+        emitter: ReportingEmitter,
         shared: Callable[[type[Any]], None],
         changed: Callable[[], None],
         election: Election | None = None,
@@ -72,6 +74,7 @@ class Cell:
         self._bus = bus
         self._intake = intake
         self._positions = positions
+        self._emitter = emitter
         self._shared = shared
         self._changed = changed
         self._election = election
@@ -98,7 +101,8 @@ class Cell:
             return self._config_error or self._build_error
         if self._assembly is None or not self.armed.is_set():
             return "starting"
-        faults = [*self._worker_errors.values(), *self._assembly.failing.values()]
+        faults = [*filter(None, [self._emitter.ready()]), *self._worker_errors.values()]
+        faults += self._assembly.failing.values()
         faults += [why for source in self._assembly.parts.sources if (why := self._intake.reasons.get(source.name))]
         if faults:
             return "; ".join(faults)
@@ -362,7 +366,7 @@ class Cell:
             observes,
             detectors,
             subscription=self._bus.subscribe(observes, self.name),
-            emitter=self._platform.emitter,
+            emitter=self._emitter,
             positions=self._positions,
             metrics=self._metrics,
             clock=self._clock,

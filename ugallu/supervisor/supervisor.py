@@ -70,7 +70,7 @@ class Supervisor:
         clock: Clock,
         log: structlog.typing.FilteringBoundLogger,
         metrics: Metrics,
-        sources: Mapping[type[Any], Callable[[], Source | None]],
+        sources: Mapping[type[Any], Callable[[], Sequence[Source]]],
         started: Callable[[], None] = lambda: None,
     ) -> None:
         """`sources` makes the shared ones, by what they observe; `started` is called once everything stands."""
@@ -117,18 +117,18 @@ class Supervisor:
         return [cell.name for cell in self._cells if observes in cell.observed]
 
     def want(self, observes: type[Any]) -> None:
-        """A detector reads this type: have its shared source running, and rewound to where the detector stands."""
+        """A detector reads this type: have its shared sources running, and rewound to where the detector stands."""
         if self._intake.serves(observes):
             self._intake.rewind(observes)
             return
         make = self._sources.get(observes)
         if make is None:
             return
-        source = make()
-        if source is None:
+        found = make()
+        if not found:
             self._reasons[observes.__name__] = f"no source of {observes.__name__} is configured"
             self._log.warning("operators wait without a source", observes=observes.__name__)
-        else:
+        for source in found:
             self._intake.add(source, "supervisor")
 
     def reasons(self) -> dict[str, str]:

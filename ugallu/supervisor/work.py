@@ -15,7 +15,7 @@ import structlog
 from ugallu.api.observation import Batch, Checkpoint, Finding
 from ugallu.bus.port import Subscription
 from ugallu.clock import Clock
-from ugallu.emit.port import Emitter
+from ugallu.emit.port import ReportingEmitter
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import BatchDetector, Detector, Keeps
 from ugallu.pace import TokenBucket
@@ -25,6 +25,8 @@ from ugallu.supervisor.positions import SERIAL, Positions, WorkerState, worker_s
 IDLE_BATCHES = 64
 IDLE_SECONDS = 1.0
 """A checkpoint without findings waits for so many batches or so long."""
+BUS_OVERFLOW = "bus_overflow"
+"""Why observations were lost that a full ring dropped."""
 
 
 def detector_name(detector: Detector[Any]) -> str:
@@ -43,7 +45,7 @@ class Worker:
         detectors: Sequence[Detector[Any]],
         *,
         subscription: Subscription[Any],
-        emitter: Emitter,
+        emitter: ReportingEmitter,
         positions: Positions,
         metrics: Metrics,
         clock: Clock,
@@ -86,9 +88,11 @@ class Worker:
         await self.flush()
 
     async def flush(self) -> None:
-        """Submit a checkpoint that is still waiting for company."""
+        """Submit a checkpoint that is still waiting for company, and report what the ring has lost."""
         async with self._lock:
             await self._submit()
+            if losses := self._subscription.losses():
+                await self._emitter.lost(BUS_OVERFLOW, losses, self._clock.now())
 
     async def replace(self, detectors: Sequence[Detector[Any]]) -> None:
         """Go on with these detectors; one that is called as before takes over its predecessor's windows and books."""

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import anyio
 import msgspec
@@ -74,6 +74,8 @@ class RememberingEmitter:
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self.submitted: list[tuple[Sequence[Finding], Checkpoint | None]] = []
+        self.losses: list[tuple[str, Mapping[str, int]]] = []
+        self.refusing = ""
         self.gate = anyio.Event()
         self.gate.set()
 
@@ -81,6 +83,14 @@ class RememberingEmitter:
         """Remember."""
         await self.gate.wait()
         self.submitted.append((tuple(findings), checkpoint))
+
+    def ready(self) -> str:
+        """Return what a test says."""
+        return self.refusing
+
+    async def lost(self, reason: str, counts: Mapping[str, int], at: dt.datetime) -> None:  # noqa: ARG002 - the shape of an emitter
+        """Remember."""
+        self.losses.append((reason, dict(counts)))
 
     @property
     def findings(self) -> list[Finding]:

@@ -196,3 +196,15 @@ def test_ring_accounts_for_everything(capacity: int, steps: list[tuple[str, str]
     assert "log" not in ring.dropped
     assert accepted == len(ring) + sum(map(len, taken.values())) + ring.dropped["hook"]
     assert all(firsts == sorted(firsts) for firsts in taken.values())
+
+
+async def test_losses_are_told_once_to_whoever_reads_next() -> None:
+    """A reader learns what it lost since it last asked; what a ring lost when it was left, the next ring tells."""
+    bus = LocalBus(Metrics())
+    ring, other = bus.subscribe(Seen, "slow", capacity=1), bus.subscribe(Seen, "other", capacity=9)
+    for n in range(3):
+        await bus.publish(Seen, batch("hook", n, rewinds=False))
+    assert (ring.losses(), ring.losses(), other.losses()) == ({"hook": 6}, {}, {})
+    ring.close()
+    again = bus.subscribe(Seen, "slow", capacity=1)
+    assert (again.losses(), again.losses()) == ({"hook": 3}, {})

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import anyio
 import pytest
 import structlog
 
+from ugallu.api.audit import AuditRecord
+from ugallu.clock import SystemClock
 from ugallu.errors import PermanentError
+from ugallu.metrics import Metrics
 from ugallu.settings import AuditSettings, ListenSettings, Settings
-from ugallu.supervisor.assembly import load, open_embedded
+from ugallu.supervisor.assembly import load, open_embedded, shared_sources
 
 LOG = structlog.wrap_logger(structlog.ReturnLogger())
 
@@ -54,3 +58,33 @@ async def test_without_a_state_directory_it_says_which_flag(tmp_path: Path) -> N
     with pytest.raises(PermanentError, match="--state DIR"):
         async with open_embedded(Settings(), log=LOG):
             pass
+
+
+async def test_every_live_log_has_a_source_of_its_own(tmp_path: Path) -> None:
+    """Several logs are followed side by side; a replay plays several files one after the other."""
+    names = tuple(str(tmp_path / name) for name in ("a.log", "b.log"))
+    for follow, count in ((True, 2), (False, 1)):
+        audit = AuditSettings(files=names, follow=follow)
+        sources = shared_sources(Settings(audit=audit), SystemClock(), Metrics(), LOG)[AuditRecord]()
+        assert len({source.name for source in sources}) == count
+    assert not shared_sources(Settings(), SystemClock(), Metrics(), LOG)[AuditRecord]()
+
+
+async def test_two_live_logs_are_followed(tmp_path: Path) -> None:
+    """What is written to either is read."""
+    logs = [tmp_path / name for name in ("a.log", "b.log")]
+    for number, log in enumerate(logs):
+        log.write_text(f'{{"kind":"Event","verb":"get","auditID":"{number}"}}\n' * (number + 1))
+    chosen = Settings(
+        state=str(tmp_path / "state"),
+        enable=("audit-detection",),
+        audit=AuditSettings(files=tuple(map(str, logs)), from_start=True),
+        listen=ListenSettings(health="", metrics=""),
+    )
+    async with open_embedded(chosen, log=LOG) as process:
+        stop = anyio.Event()
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(process.supervisor.run, stop)
+            with anyio.fail_after(20):
+                await process.supervisor.until(lambda: process.supervisor.progress().lines == 3)
+            stop.set()

@@ -1,6 +1,6 @@
 """A cell: configured live, rebuilt without losing a beat, and what breaks in it stays in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from ugallu.clock import SystemClock
 from ugallu.cluster.embedded.cluster import EmbeddedCluster
 from ugallu.cluster.lease import Election
 from ugallu.cluster.port import Key
-from ugallu.errors import PermanentError
+from ugallu.errors import PermanentError, TransientError
 from ugallu.operator.contract import After, Grant, Operator, Parts, Placement
 from ugallu.operator.platform import Platform
 from ugallu.settings import Settings
@@ -315,3 +315,25 @@ async def test_detectors_keep_what_they_saw_over_a_stop(tmp_path: Path) -> None:
         await run.publish(*(Seen(n) for n in range(45)))
         assert await numbers(run) == [0, 10, 20, 30, 40]
     await cluster.close()
+
+
+async def test_a_disk_that_refuses_findings_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the journal takes nothing the operator is not ready, in the disk's own words; then it is again."""
+    async with running(Step) as run:
+        full = [True]
+        append = run.process.journal.append
+
+        async def refusing(records: Sequence[bytes]) -> int:
+            if full:
+                raise TransientError("No space left on device (ENOSPC)", where="1.seg")
+            return await append(records)
+
+        monkeypatch.setattr(run.process.journal, "append", refusing)
+        await run.publish(*(Seen(n) for n in range(10)))
+        with anyio.fail_after(10):
+            while "ENOSPC" not in reason(run, "step"):
+                await anyio.wait_all_tasks_blocked()
+        assert "journal refuses" in run.process.supervisor.reasons()["step"]
+        full.clear()
+        assert len(await run.events()) == 1
+        assert reason(run, "step") == ""

@@ -1,6 +1,6 @@
 """The supervisor: started from the ground up, stopped upstream first, idle only when everything is done."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +114,7 @@ class Unbuildable(Operator[Config]):
 async def process(
     state: Path,
     *operators: type[Operator[Any]],
-    source: Callable[[], Source | None] = lambda: None,
+    source: Callable[[], Source] | None = None,
     clock: Clock | None = None,
     grace: float = 5,
 ) -> AsyncIterator[Process]:
@@ -125,7 +125,7 @@ async def process(
         listen=ListenSettings(health="", metrics=""),
     )
     cluster = EmbeddedCluster.open(state)
-    sources: Mapping[type[Any], Callable[[], Source | None]] = {Seen: source}
+    sources: Mapping[type[Any], Callable[[], Sequence[Source]]] = {Seen: lambda: [source()] if source else []}
     try:
         async with assembled(
             settings, cluster, operators, clock=clock or SystemClock(), log=LOG, metrics=Metrics(), sources=sources

@@ -262,3 +262,14 @@ async def test_ring_and_worker_carry_100_000_records_a_second() -> None:
     await bench.feed(*fed)
     spent = time.process_time() - begin
     assert 200_000 / spent > 100_000
+
+
+async def test_what_the_ring_drops_is_reported() -> None:
+    """An overflow becomes a report with its counts, once, by the next flush."""
+    bench = Bench(Every(7))
+    for batch in batches("hook", range(100), 10, rewinds=False):
+        await bench.bus.publish(Seen, batch)
+    await bench.feed()
+    assert bench.emitter.losses == [("bus_overflow", {"hook": 20})]
+    await bench.worker.flush()
+    assert len(bench.emitter.losses) == 1
