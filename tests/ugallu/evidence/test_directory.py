@@ -1,5 +1,6 @@
 """The directory store: what a crash and an intruder may do to it."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from ugallu.errors import RefusedError, TransientError
 from ugallu.evidence.ports import IntegrityError
+from ugallu.evidence.stores import directory
 from ugallu.evidence.stores.directory import DirectoryStore
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.contracts.evidence import DAY
@@ -184,6 +186,81 @@ def _refuse(*_: object) -> None:
     raise OSError(5, "Input/output error")
 
 
+def _name_of(handle: int) -> Path:
+    return Path(f"/proc/self/fd/{handle}").readlink()
+
+
+@pytest.mark.parametrize("count", range(1, 40, 3))
+async def test_a_power_cut_takes_nothing_that_was_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Every file that was never synced comes back empty, and no put ever syncs more than a few."""
+    monkeypatch.setattr(directory, "SETTLE_BYTES", 2000)
+    synced = _note_syncs(monkeypatch)
+    store = opened(tmp_path)
+    await put(store, "staging/x", b"x")
+    for number in range(count):
+        before = len(synced)
+        await put(store, f"a/{number}", b"%d" % number * 100)
+        assert len(synced) - before <= 8
+    abandon(store)
+    _cut_power(tmp_path, synced)
+    again = opened(tmp_path)
+    for number in range(count):
+        assert await again.get(f"a/{number}") == b"%d" % number * 100
+    assert await again.get("staging/x") == b"x"
+    again.close()
+    assert _names(tmp_path) == ["ahead", "ahead.lock", "objects", "records"]
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _note_syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by the inode of every file synced from here on."""
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        real(handle)
+        synced.append(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return synced
+
+
+def _cut_power(root: Path, synced: list[int]) -> None:
+    """Take the content of every file that was never synced."""
+    for path in (*root.glob("objects/a/*"), *root.glob("records/a/*")):
+        if path.stat().st_ino not in synced:
+            os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("broken", ["link", "replace", "fsync", "fdatasync", "unlink"])
+async def test_a_disk_that_fails_while_the_write_ahead_file_turns_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Whatever step of it fails, what was acknowledged before and after survives the process."""
+    monkeypatch.setattr(directory, "SETTLE_BYTES", 1000)
+    synced = _note_syncs(monkeypatch)
+    store = opened(tmp_path)
+    acknowledged = []
+    for number in range(60):
+        with monkeypatch.context() as patch, contextlib.suppress(TransientError):
+            if number % 3:
+                patch.setattr(os, broken, _refuse)
+            await put(store, f"a/{number}", b"%d" % number * 100)
+            acknowledged.append(number)
+    abandon(store)
+    _cut_power(tmp_path, synced)
+    again = opened(tmp_path)
+    for number in acknowledged:
+        assert await again.get(f"a/{number}") == b"%d" % number * 100
+    again.close()
+    assert len(acknowledged) >= 20
+
+
 async def test_recovered_files_are_synced_before_the_write_ahead_file_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,7 +272,7 @@ async def test_recovered_files_are_synced_before_the_write_ahead_file_goes(
     real = os.fsync
 
     def fsync(handle: int) -> None:
-        synced.add(Path(f"/proc/self/fd/{handle}").readlink())
+        synced.add(_name_of(handle))
         real(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -207,8 +284,15 @@ async def test_after_a_failed_sync_files_are_written_again(tmp_path: Path, monke
     """What the kernel could not write it calls clean and may drop: a second sync that succeeds proves nothing."""
     store = opened(tmp_path)
     await put(store, "a", b"content")
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if _name_of(handle) == tmp_path / "objects/a":
+            _refuse()
+        real(handle)
+
     with monkeypatch.context() as broken:
-        broken.setattr(os, "fsync", _refuse)
+        broken.setattr(os, "fsync", fsync)
         assert store._ahead is not None
         with pytest.raises(OSError, match="Input"):
             store._settle(store._ahead)

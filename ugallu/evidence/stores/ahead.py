@@ -33,9 +33,12 @@ class WriteAhead:
         sync_directory(path.parent)
         self.size = 0
         self._torn = True
+        self._named = True
+        """Whether the file's name is durable, without which its content is not."""
 
     def read(self) -> Iterator[bytes]:
         """Yield the frames in order; afterwards `append` goes on behind the last good one."""
+        yield from _frames_in(old_of(self._path))
         self.size = 0
         for content in _frames(self._handle):
             self.size += _HEAD + len(content)
@@ -54,13 +57,14 @@ class WriteAhead:
             at, rest = at + written, rest[written:]
         if sync:
             os.fdatasync(self._handle)
+            self._name()
         self.size = at
         self._torn = False
 
-    def clear(self, keep: Sequence[bytes] = ()) -> None:
-        """Begin again with these frames: everything else in it is durable elsewhere, and these are in it already.
+    def rotate(self, keep: Sequence[bytes] = ()) -> None:
+        """Begin a new file with these frames; the old one stays beside it until `forget`, and is read first.
 
-        A crash in between leaves the old frames in full, or the new ones: the file is replaced, never edited.
+        A crash in between leaves the old frames in full: no file is ever edited.
         """
         aside = self._path.with_name(f"{self._path.name}.new")
         fresh = _open(aside)
@@ -68,13 +72,26 @@ class WriteAhead:
         old, self._handle, self.size, self._torn = (self._handle, self.size, self._torn), fresh, 0, False
         try:
             self.append(keep)
+            # A second name, not a move: whatever fails from here, the frames keep one.
+            old_of(self._path).unlink(missing_ok=True)
+            os.link(self._path, old_of(self._path))
             aside.replace(self._path)
         except OSError:
             os.close(fresh)
             self._handle, self.size, self._torn = old
             raise
-        sync_directory(self._path.parent)
         os.close(old[0])
+        self._named = False
+        self._name()
+
+    def forget(self) -> None:
+        """Let the old file go: everything in it is durable elsewhere, or in the new one."""
+        old_of(self._path).unlink(missing_ok=True)
+
+    def _name(self) -> None:
+        if not self._named:
+            sync_directory(self._path.parent)
+            self._named = True
 
     def close(self) -> None:
         """Let another process write."""
@@ -82,8 +99,18 @@ class WriteAhead:
         os.close(self._lock)
 
 
+def old_of(path: Path) -> Path:
+    """Return where the file lies that this one has taken over from."""
+    return path.with_name(f"{path.name}.old")
+
+
 def frames_of(path: Path) -> Iterator[bytes]:
-    """Yield the frames of a file that somebody else may be writing; none if there is no such file."""
+    """Yield all frames of somebody who may be writing right now."""
+    yield from _frames_in(old_of(path))
+    yield from _frames_in(path)
+
+
+def _frames_in(path: Path) -> Iterator[bytes]:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

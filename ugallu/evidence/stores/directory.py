@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import errno
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from ugallu.evidence.stores.ahead import WriteAhead, frames_of
 STAGING: Final = "staging/"
 MAX_KEY: Final = 512
 SETTLE_BYTES: Final = 64 << 20
-"""Size of the write-ahead file at which the files behind it are synced."""
+"""Size of the write-ahead file at which a new one begins, and the files behind the old one are synced by and by."""
 
 _ASK: Final = "keep the disk as it is and find out who changed it"
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
@@ -96,6 +97,9 @@ class DirectoryStore:
         self._gets: list[_Get] = []
         self._ahead: WriteAhead | None = None
         self._unsynced: dict[Path, None] = {}
+        self._aging: dict[Path, None] = {}
+        """Files behind the old write-ahead file that are to be synced, oldest first."""
+        self._directories: dict[Path, None] = {}
         self._doubtful = False
         """A sync failed: the kernel may have dropped what it could not write, and calls it clean from then on."""
         self._staging: dict[str, _Frame] = {}
@@ -218,10 +222,14 @@ class DirectoryStore:
                 put.stored = self._stored(put.key, put.record)
             except (OSError, UgalluError) as error:
                 put.error = error
-        if self._ahead.size > SETTLE_BYTES:
-            # It holds the content until then: failing to settle loses nothing.
-            with contextlib.suppress(OSError):
-                self._settle(self._ahead)
+        # The write-ahead file holds the content until its files are durable: failing to sync them loses nothing.
+        with contextlib.suppress(OSError):
+            if self._aging:
+                # A little faster than files are added, so that nobody ever waits for thousands at once.
+                self._sync(self._ahead, 3 * len(fresh))
+            if self._ahead.size > SETTLE_BYTES:
+                self._sync(self._ahead, len(self._aging))
+                self._turn_over(self._ahead)
 
     def _get_all(self, gets: Sequence[_Get]) -> None:
         for get in gets:
@@ -259,21 +267,35 @@ class DirectoryStore:
             self._unsynced[path] = None
 
     def _settle(self, ahead: WriteAhead) -> None:
-        """Make the files durable, so that the write-ahead file may begin again."""
+        """Make all files durable, and empty the write-ahead file."""
+        self._sync(ahead, len(self._aging))
+        self._turn_over(ahead)
+        self._sync(ahead, len(self._aging))
+
+    def _turn_over(self, ahead: WriteAhead) -> None:
+        """Begin a new write-ahead file; the old one goes once the files behind it are durable."""
+        self._aging |= self._unsynced
+        self._unsynced.clear()
+        ahead.rotate([msgspec.msgpack.encode(frame) for frame in self._staging.values()])
+
+    def _sync(self, ahead: WriteAhead, most: int) -> None:
+        """Make the next files behind the old write-ahead file durable, and let it go after the last."""
         if self._doubtful:
             self._replay(ahead)
+            most = len(self._aging)
         self._doubtful = True
-        directories: dict[Path, None] = {}
-        for path in self._unsynced:
+        for path in list(itertools.islice(self._aging, most)):
             sync_file(path)
+            del self._aging[path]
             parent = path.parent
-            while parent not in directories and parent != self._root.parent:
-                directories[parent] = None
+            while parent not in self._directories and parent != self._root.parent:
+                self._directories[parent] = None
                 parent = parent.parent
-        for directory in directories:
-            sync_directory(directory)
-        ahead.clear([msgspec.msgpack.encode(frame) for frame in self._staging.values()])
-        self._unsynced.clear()
+        if not self._aging:
+            for directory in self._directories:
+                sync_directory(directory)
+            self._directories.clear()
+            ahead.forget()
         self._doubtful = False
 
     def _recover(self) -> WriteAhead:
@@ -300,7 +322,7 @@ class DirectoryStore:
                 if self._doubtful or self._held(key) != frame.content:
                     self._restore(key, frame.content, frame.record)
                 # There is not on the disk: a dead process synced nothing of this.
-                self._unsynced[self._object(key)] = self._unsynced[self._record_path(key)] = None
+                self._aging[self._object(key)] = self._aging[self._record_path(key)] = None
 
     def _restore(self, key: str, content: bytes, record: _Record) -> None:
         with contextlib.suppress(IntegrityError):
@@ -383,7 +405,7 @@ class DirectoryStore:
         for path in (self._object(key), self._record_path(key)):
             path.unlink(missing_ok=True)
             self._unsynced.pop(path, None)
-            self._unsynced.pop(path, None)
+            self._aging.pop(path, None)
 
     def _record(self, key: str) -> _Record | None:
         if (staged := self._staging.get(key)) is not None:
