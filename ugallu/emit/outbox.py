@@ -137,6 +137,7 @@ class Outbox:
         """Why the cluster took no event since the last one that it took: what a person has to mend."""
         self._woken = anyio.Event()
         self._buried = anyio.Event()
+        self._saving = anyio.Lock()
         self._moved = anyio.Event()
         share = min(max(settings.reserved_share, 0.0), 0.9)
         rate = settings.creates_per_second
@@ -254,7 +255,7 @@ class Outbox:
             if not self.open:
                 break
         backoff = Backoff(first=0.1, ceiling=10.0)
-        while not self.save():
+        while not await self._store():
             await self._clock.sleep(backoff.next())
 
     async def press(self, level: Level) -> None:
@@ -263,6 +264,36 @@ class Outbox:
 
     def save(self) -> bool:
         """Save where the pump stands; tell whether the disk took it."""
+        cursor, unsaved = self._stand(), self._unsaved
+        try:
+            self._reader.save(cursor)
+        except UgalluError as error:
+            return self._not_saved(error)
+        return self._saved(cursor, unsaved)
+
+    async def _store(self) -> bool:
+        """As `save`, while the pump goes on: what is saved is where it stood when this began."""
+        async with self._saving:
+            cursor, unsaved = self._stand(), self._unsaved
+            try:
+                await self._reader.store(cursor)
+            except UgalluError as error:
+                return self._not_saved(error)
+            return self._saved(cursor, unsaved)
+
+    def _saved(self, cursor: Cursor, unsaved: int) -> bool:
+        self._save_refused = ""
+        self._unsaved -= unsaved
+        self._saved_bytes = len(cursor.state)
+        return True
+
+    def _not_saved(self, error: UgalluError) -> bool:
+        self._save_refused = f"outbox cannot save: {error}"
+        self._log.error("outbox cannot save; it would decide again after a crash", error=str(error))
+        return False
+
+    def _stand(self) -> Cursor:
+        """Return where the pump stands, as one value."""
         findings, summaries = self._pending.snapshot()
         decisions = self._decisions
         state = msgspec.msgpack.encode(
@@ -279,16 +310,7 @@ class Outbox:
         )
         # Records that are still needed to make pending events stay unread for the journal's retention.
         done = min(self._position, record_of(findings[0]) - 1) if findings else self._position
-        try:
-            self._reader.save(Cursor(seq=done, state=state))
-        except UgalluError as error:
-            self._save_refused = f"outbox cannot save: {error}"
-            self._log.error("outbox cannot save; it would decide again after a crash", error=str(error))
-            return False
-        self._save_refused = ""
-        self._unsaved = 0
-        self._saved_bytes = len(state)
-        return True
+        return Cursor(seq=done, state=state)
 
     def _restore(self, state: bytes) -> None:
         try:
@@ -357,7 +379,7 @@ class Outbox:
             self._wake()
             self._step()
             if self._unsaved >= max(self._save_every, self._saved_bytes >> 10):
-                self.save()
+                await self._store()
             await anyio.lowlevel.checkpoint()
 
     def _take(self, records: Sequence[Record]) -> None:
@@ -623,7 +645,7 @@ class Outbox:
             # A large snapshot (a long outage) is written less often: a second for each mebibyte.
             await self._clock.sleep(max(_SAVE_SECONDS, self._saved_bytes / (1 << 20)))
             if self._unsaved:
-                self.save()
+                await self._store()
 
     async def _watch_idle(self) -> None:
         """Close windows that nothing has touched for as long as they last, by our own clock, through the journal."""

@@ -53,6 +53,10 @@ class Reader(Protocol):
         """Make the cursor durable, atomically. Raises `TransientError` when the disk refuses; the old one stays."""
         ...
 
+    async def store(self, cursor: Cursor) -> None:
+        """As `save`, and others run while the disk settles. One at a time."""
+        ...
+
 
 class Journal(Protocol):
     """The log of one process."""

@@ -88,6 +88,10 @@ class _Reader:
         self._journal.save(self.name, cursor, self.lost)
         self._cursor = cursor
 
+    async def store(self, cursor: Cursor) -> None:
+        """As `save`, in a worker thread: it takes two syncs."""
+        await anyio.to_thread.run_sync(self.save, cursor)
+
 
 class SegmentedJournal:
     """The `Journal` of `port.py` on segment files."""

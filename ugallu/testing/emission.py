@@ -140,6 +140,11 @@ class MemoryReader:
         self._journal.cursors[self._name] = cursor
         self._journal.fuse.burn()
 
+    async def store(self, cursor: Cursor) -> None:
+        """As `save`; the pump's other tasks run in between."""
+        await anyio.lowlevel.checkpoint()
+        self.save(cursor)
+
 
 class MortalCluster:
     """Creates and reads through a fuse, before and after the effect; everything else is the cluster behind."""

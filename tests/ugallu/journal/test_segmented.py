@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import anyio
@@ -497,3 +498,27 @@ async def test_nobody_else_may_look(tmp_path: Path) -> None:
     for path in (tmp_path / "state" / "journal").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0
     assert (tmp_path / "state" / "journal").stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_cursor_is_stored_beside_the_loop(tmp_path: Path) -> None:
+    """While the disk settles everything else goes on; the cursor counts once it is durable."""
+    files, settle = FaultyFiles(), threading.Event()
+    journal = opened(tmp_path, files=files)
+    await journal.append([b"x"])
+    slow: list[bool] = []
+
+    def plan(operation: str, path: Path) -> int:
+        if operation == "fsync" and "cursors" in str(path):
+            slow.append(settle.wait(10))
+        return 0
+
+    files.plan = plan
+    reader = journal.reader("test")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reader.store, Cursor(1, b"state"))
+        await anyio.wait_all_tasks_blocked()
+        assert reader.cursor == Cursor()
+        settle.set()
+    assert reader.cursor == Cursor(1, b"state")
+    assert slow == [True, True]
+    journal.close()
