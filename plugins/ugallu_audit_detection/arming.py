@@ -22,7 +22,7 @@ from ugallu.sdk import (
 from ugallu_audit_detection.durations import seconds_of
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import Reason, RuleError, shown
-from ugallu_audit_detection.sigma.match import match_one
+from ugallu_audit_detection.sigma.view import RecordView
 from ugallu_audit_detection.signals import Getter, Signals, getter
 
 MAX_WINDOW = 24 * 3600.0
@@ -57,15 +57,16 @@ class Armed:
     early: bool
     """Whether it asks for events of requests that were only received, their outcome unknown."""
 
-    def excepted(self, record: AuditRecord, now: float) -> bool:
+    def excepted(self, view: RecordView, now: float) -> bool:
         """Whether an exception that is in force at `now` covers this match."""
-        return any(now < one.until and match_one(one.compiled, record) for one in self.exempt)
+        return any(now < one.until and one.compiled.holds(view) for one in self.exempt)
 
     def says(self, record: AuditRecord) -> bool:
         """Whether this event, seen alone, would be reported: what a rule's tests ask."""
-        if not match_one(self.compiled, record) or (record.stage == RECEIVED and not self.early):
+        view = RecordView(record)
+        if not self.compiled.holds(view) or (record.stage == RECEIVED and not self.early):
             return False
-        return not self.excepted(record, record.seen_at.timestamp())
+        return not self.excepted(view, record.seen_at.timestamp())
 
 
 def arm(name: str, spec: SigmaRuleSpec, labels: Mapping[str, str]) -> Armed:

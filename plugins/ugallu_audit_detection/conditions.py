@@ -8,6 +8,8 @@ from ugallu_audit_detection.levels import WRITES, Levels
 from ugallu_audit_detection.sigma.errors import RuleError
 
 MAX_MESSAGE = 1024
+SLOW = 10
+"""Events on which a rule may exceed its budget before its status says so."""
 
 
 def compiled(error: RuleError | None, serving: str) -> Condition:
@@ -45,7 +47,7 @@ def serving(spec: SigmaRuleSpec, *, good: bool, last_good: bool) -> Condition:
     return _condition("Serving", holds=False, reason="NotArmed", message="no version of this rule serves")
 
 
-def remarks(armed: Armed, levels: Levels, now: dt.datetime) -> list[Condition]:
+def remarks(armed: Armed, levels: Levels, now: dt.datetime, *, overruns: int = 0) -> list[Condition]:
     """What is odd about a rule that compiles: each condition stands here only while it is true."""
     found = []
     rule = armed.compiled
@@ -58,6 +60,8 @@ def remarks(armed: Armed, levels: Levels, now: dt.datetime) -> list[Condition]:
     if rule.unknown_fields:
         names = ", ".join(rule.unknown_fields)
         found.append(_remark("UnknownField", "NotAnAuditField", f"no audit event has: {names}"))
+    if overruns >= SLOW:
+        found.append(_remark("TooSlow", "OverBudget", f"{SLOW} events or more took it 5 ms each; it goes on serving"))
     blind = _blind(armed, levels)
     if blind:
         needed = rule.needs.level

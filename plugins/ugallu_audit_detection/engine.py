@@ -8,8 +8,8 @@ Decisions go by the events' own time and by what `snapshot` keeps, so that the s
 however they are cut into batches and whenever the process dies.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -21,7 +21,8 @@ from ugallu_audit_detection.limiter import Limiter
 from ugallu_audit_detection.memory import Recent, digest
 from ugallu_audit_detection.pulse import Pulse
 from ugallu_audit_detection.seen import Seen
-from ugallu_audit_detection.sigma.match import Matcher
+from ugallu_audit_detection.sigma.match import Budget, Matcher
+from ugallu_audit_detection.sigma.view import Callers, part
 from ugallu_audit_detection.signals import base_of
 from ugallu_audit_detection.subjects import identity_of, subject_of
 from ugallu_audit_detection.tallies import Tallies, Tally
@@ -49,27 +50,27 @@ class State(msgspec.Struct, frozen=True, array_like=True):
 class Case(Seen):
     """One matched event; what all rules on it share is worked out once."""
 
-    def __init__(self, record: AuditRecord) -> None:
-        super().__init__(record)
+    def __init__(self, record: AuditRecord, callers: Callers | None = None) -> None:
+        super().__init__(record, callers)
         self.seen_at = record.seen_at
         self.now = self.seen_at.timestamp()
 
-    @cached_property
+    @part
     def about(self) -> Subject:
         """Its subject."""
         return subject_of(self)
 
-    @cached_property
+    @part
     def base(self) -> dict[str, str]:
         """The signals that do not depend on the rule."""
         return base_of(self)
 
-    @cached_property
+    @part
     def request(self) -> str:
         """What all stages of one request share, and no other request does."""
         return self.record.correlation("")
 
-    @cached_property
+    @part
     def _who(self) -> tuple[str, ...]:
         outcome = "refused" if self.response.code >= 400 else ""
         return _actor(self.user.username), _actor(self.acting_as.username), outcome, identity_of(self.about)
@@ -93,8 +94,9 @@ class Engine:
     name = "rules"
     observes = AuditRecord
 
-    def __init__(self, metrics: Metrics | None = None) -> None:
+    def __init__(self, metrics: Metrics | None = None, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.tallies = Tallies()
+        self.budget = Budget(clock)
         self.levels = Levels()
         self.pulse = Pulse()
         self._metrics = metrics
@@ -103,6 +105,7 @@ class Engine:
         self._limiter = Limiter()
         self._reported = Recent()
         self._started = Recent()
+        self._cut = 0
         self._matched = 0
         self._dropped: dict[str, int] = {RATE: 0, EXCEPTION: 0, DEDUPE: 0}
 
@@ -111,6 +114,7 @@ class Engine:
     def arm(self, rule: Armed) -> None:
         """Let this version serve from the next batch on, in the place of an earlier one."""
         self._limiter.adopt(rule.name, rule.spec.rate_limit)
+        self.budget.forget(rule.name)
         self._armed[rule.name] = rule
         self._matcher = None
 
@@ -123,6 +127,7 @@ class Engine:
         """The rule is gone, and so is everything kept for it."""
         self.disarm(name)
         self._limiter.forget(name)
+        self.budget.forget(name)
         self.tallies.forget(name)
 
     def serving(self, name: str) -> Armed | None:
@@ -145,17 +150,21 @@ class Engine:
         matcher = self._matcher
         if matcher is None:
             # Sorted, so that two rules on one event speak in the same order on every machine.
-            matcher = self._matcher = Matcher([self._armed[name].compiled for name in sorted(self._armed)])
+            compiled = [self._armed[name].compiled for name in sorted(self._armed)]
+            matcher = self._matcher = Matcher(compiled, budget=self.budget)
         self.pulse.beat(records)
         self.levels.note(records)
         for index, rules in matcher.match_batch(records):
-            case = Case(records[index])
+            case = Case(records[index], matcher.callers)
             for rule in rules:
                 finding = self._judge(self._armed[rule.name], case)
                 if finding is not None:
                     yield index, finding
         if self._metrics is not None:
             self.tallies.publish(self._metrics)
+            if cut := self.levels.cut - self._cut:
+                self._metrics.count("ugallu_audit_truncated_total", cut)
+                self._cut += cut
 
     def _judge(self, rule: Armed, case: Case) -> Finding | None:
         record = case.record
@@ -171,7 +180,7 @@ class Engine:
         self._matched += 1
         now = case.now
         open_fact = fact if record.stage in _UNFINISHED else b""
-        if rule.excepted(record, now):
+        if rule.excepted(case, now):
             self._dropped[EXCEPTION] += 1
             self._settle(open_fact, now)
             return None

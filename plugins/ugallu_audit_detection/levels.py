@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from typing import Final
 
-from ugallu.sdk import AuditRecord
+from ugallu.sdk import AuditObject, AuditRecord
 
 MAX_RESOURCES: Final = 512
 SPAN: Final = 3600.0
 """Seconds of event time without a single body, after which a resource counts as audited at Metadata only."""
 
+MAX_NAME: Final = 512
+
+BODIES: Final = frozenset({"Request", "RequestResponse"})
+TRUNCATED: Final = b"audit.k8s.io/truncated"
 WRITES: Final = frozenset({"create", "update", "patch"})
 
 Resource = tuple[str, str]
@@ -19,12 +23,20 @@ class Levels:
     """For each resource, since when its writes have come without a body. Costs one look at the verb of other events."""
 
     def __init__(self) -> None:
+        self.cut = 0
+        """Events that came without the bodies that their level promises, because the API server cut them off."""
         self._bare: dict[Resource, tuple[AuditRecord, AuditRecord] | None] = {}
 
     def note(self, records: Sequence[AuditRecord]) -> None:
         """Take in a batch."""
         bare = self._bare
         for record in records:
+            if (
+                record.level in BODIES
+                and not (record.request_object or record.response_object)
+                and TRUNCATED in bytes(record.annotations)
+            ):
+                self.cut += 1
             if record.verb in WRITES and (ref := record.object_ref) is not None and not ref.subresource:
                 resource = (ref.api_group, ref.resource)
                 if record.request_object or record.response_object:
@@ -32,7 +44,7 @@ class Levels:
                         bare[resource] = None
                 elif record.level == "Metadata":
                     since = bare.get(resource)
-                    if since is not None or len(bare) < MAX_RESOURCES or resource in bare:
+                    if since is not None or resource in bare or (len(bare) < MAX_RESOURCES and _real(record, ref)):
                         bare[resource] = (_mark(record) if since is None else since[0], _mark(record))
 
     def bodiless(self, groups: frozenset[str] | None, plurals: frozenset[str] | None) -> list[Resource]:
@@ -45,6 +57,11 @@ class Levels:
             and (plurals is None or plural.casefold() in plurals)
             and (span[1].seen_at - span[0].seen_at).total_seconds() >= SPAN
         )
+
+
+def _real(record: AuditRecord, ref: AuditObject) -> bool:
+    """Whether there is such a resource: any client may invent names, which the API server refuses."""
+    return len(ref.resource) + len(ref.api_group) <= MAX_NAME and b'"code":2' in bytes(record.response_status)
 
 
 def _mark(record: AuditRecord) -> AuditRecord:

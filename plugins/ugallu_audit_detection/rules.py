@@ -192,7 +192,12 @@ class Rules:
             serving,
         ]
         if known.armed is not None:
-            said += conditions.remarks(known.armed, self._engine.levels, self._clock.now())
+            said += conditions.remarks(
+                known.armed,
+                self._engine.levels,
+                self._clock.now(),
+                overruns=self._engine.budget.overruns.get(known.armed.name, 0),
+            )
         return said
 
     # The last counts of a process that stops

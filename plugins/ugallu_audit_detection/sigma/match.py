@@ -40,6 +40,10 @@ class Budget:
         self.overruns: dict[str, int] = {}
         """Rule -> on how many events it alone took longer than the limit."""
 
+    def forget(self, rule: str) -> None:
+        """The rule is gone, or another version of it serves."""
+        self.overruns.pop(rule, None)
+
     def spent(self, cases: Sequence[Case], view: RecordView) -> list[CompiledRule]:
         """Ask the rules, and note those that take too long."""
         start = self.clock()
@@ -69,7 +73,7 @@ class Matcher:
         self._named = _named(self._active)
         self._requests: dict[Request, tuple[Rest, ...]] = {}
         self._cases: dict[tuple[str | bytes, ...], tuple[Case, ...] | None] = {}
-        self._callers = Callers()
+        self.callers = Callers()
 
     def match(self, record: AuditRecord) -> Sequence[CompiledRule]:
         """Return the rules that the record matches, in the order they were given."""
@@ -86,7 +90,7 @@ class Matcher:
             cases = self._open(key, record)
         if not cases:
             return NONE
-        view = RecordView(record, self._callers)
+        view = RecordView(record, self.callers)
         if self._budget is not None:
             return self._budget.spent(cases, view)
         return [rule for rule, holds in cases if holds(view)]

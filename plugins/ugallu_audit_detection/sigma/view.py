@@ -4,7 +4,7 @@ A part of the wrong shape behaves as if it were absent; `malformed` names it.
 """
 
 import re
-from collections.abc import Callable  # noqa: TC003 - a type of the descriptor below
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 from urllib.parse import unquote, unquote_plus
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 class part(Generic[T]):  # noqa: N801 - reads like `property`
     """A property that is computed once: afterwards the instance's own value hides it, at the cost of an attribute."""
 
-    def __init__(self, compute: "Callable[[RecordView], T]") -> None:
+    def __init__(self, compute: Callable[[Any], T]) -> None:
         self.compute = compute
         self.__doc__ = compute.__doc__
 

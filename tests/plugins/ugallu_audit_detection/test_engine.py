@@ -375,6 +375,17 @@ def test_a_misspelt_type_is_recognised() -> None:
     assert "ExecIntoPod?" in caught.value.fix
 
 
+def test_a_rule_that_takes_too_long_is_told() -> None:
+    """The engine times what rules take for each event, and begins anew with another version."""
+    seconds = iter(range(1000))
+    made = Engine(clock=lambda: float(next(seconds)))
+    made.arm(armed())
+    run(made, [audit_record()] * 3)
+    assert made.budget.overruns == {"pod-read": 3}
+    made.arm(armed())
+    assert not made.budget.overruns
+
+
 def test_metrics_count_each_match_once() -> None:
     """Matches and drops by rule, once a batch."""
     metrics = Metrics()

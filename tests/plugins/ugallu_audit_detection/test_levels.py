@@ -1,6 +1,8 @@
 """Levels: which resources come without bodies, in bounded memory."""
 
+from ugallu.metrics import Metrics
 from ugallu.testing.audit import audit_record
+from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.levels import MAX_RESOURCES, Levels
 
 
@@ -37,3 +39,39 @@ def test_a_resource_is_asked_for_by_group_and_plural() -> None:
     assert levels.bodiless(frozenset({"apps"}), None) == [("apps", "deployments")]
     assert levels.bodiless(None, frozenset({"pods"})) == []
     assert levels.bodiless(frozenset({"batch"}), frozenset({"deployments"})) == []
+
+
+def test_invented_resources_take_no_room() -> None:
+    """What the API server refuses is no resource, and a name may be as long as a URL."""
+    levels = Levels()
+    answers = [(f"r{index}", 404) for index in range(MAX_RESOURCES)] + [("x" * 100_000, 201), ("real", 201)]
+    for stamp in ("2026-01-01T00:00:00Z", "2026-01-01T02:00:00Z"):
+        levels.note(
+            [
+                audit_record(
+                    verb="create", objectRef={"resource": name}, responseStatus={"code": code}, stageTimestamp=stamp
+                )
+                for name, code in answers
+            ]
+        )
+    assert levels.bodiless(None, None) == [("", "real")]
+
+
+def test_bodies_that_were_cut_off_are_counted() -> None:
+    """Only where the level promises a body, and none came."""
+    levels, metrics = Levels(), Metrics()
+    cut = {"audit.k8s.io/truncated": "true"}
+    levels.note(
+        [
+            audit_record(level="RequestResponse", annotations=cut),
+            audit_record(level="Request", annotations=cut, verb="create"),
+            audit_record(level="Request", annotations=cut, requestObject={"a": 1}),
+            audit_record(level="Metadata", annotations=cut),
+            audit_record(level="Request", annotations={"a": "true"}),
+        ]
+    )
+    assert levels.cut == 2
+    engine = Engine(metrics)
+    for _ in range(2):
+        list(engine.inspect_batch([audit_record(level="Request", annotations=cut)]))
+    assert metrics.value("ugallu_audit_truncated_total") == 2

@@ -252,6 +252,17 @@ async def test_a_rule_that_needs_bodies_says_when_none_come(house: House) -> Non
     assert said(await house.turn(), "NeedsLevel") is None
 
 
+async def test_a_slow_rule_is_remarked_and_goes_on_serving(house: House) -> None:
+    """Its status says so; to switch it off would give a switch to whoever can send what makes it slow."""
+    await house.put(sigma_rule())
+    house.engine.budget.overruns["pod-read"] = 9
+    assert condition(await house.turn(), "TooSlow") is None
+    house.engine.budget.overruns["pod-read"] = 10
+    assert said(await house.turn(), "TooSlow") == ("True", "OverBudget")
+    assert house.hits() == 1
+    assert condition(await house.put(sigma_rule(description="a quicker one")), "TooSlow") is None
+
+
 async def test_counts_are_written_now_and_then(house: House) -> None:
     """At most once in thirty seconds, and not at all while nothing happens."""
     await house.put(sigma_rule())
@@ -300,9 +311,9 @@ async def test_many_rules_are_indexed_once(house: House, monkeypatch: pytest.Mon
 
     built: list[int] = []
 
-    def counting(rules: Any) -> Any:
+    def counting(rules: Any, **more: Any) -> Any:
         built.append(len(rules))
-        return Matcher(rules)
+        return Matcher(rules, **more)
 
     monkeypatch.setattr("ugallu_audit_detection.engine.Matcher", counting)
     for index in range(50):
