@@ -20,6 +20,9 @@ from ugallu.clock import SystemClock
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.embedded import EmbeddedCluster
 from ugallu.cluster.port import Change
+from ugallu.evidence import keys, trusted_root
+from ugallu.evidence.kit import BUNDLE_SUFFIX, KEY_FILE, ROOT_FILE, SPEC_SUFFIX
+from ugallu.evidence.verify import verify
 from ugallu.metrics import Metrics
 from ugallu.operator.platform import Platform
 from ugallu.runtime.attestor.operator import Attestor
@@ -36,6 +39,7 @@ async def main(count: int) -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd() if len(sys.argv) > 2 else None) as folder:
         await measure(Path(folder) / "paced", count, RATE)
         await measure(Path(folder) / "burst", count, 0.0)
+        check(Path(folder) / "burst" / "evidence")
 
 
 async def measure(folder: Path, count: int, rate: float) -> None:
@@ -95,9 +99,10 @@ async def measure(folder: Path, count: int, rate: float) -> None:
                 born[event.metadata.name] = time.perf_counter()
                 feed.start_soon(cluster.create, event)
         await over.wait()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         tg.cancel_scope.cancel()
+    # Closing syncs what is owed: sustained means that it counts.
     parts.close()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     await cluster.close()
     took.sort()
     print(
@@ -107,8 +112,18 @@ async def measure(folder: Path, count: int, rate: float) -> None:
     )
 
 
-def _settings(folder: Path) -> Settings:
+def check(evidence: Path) -> None:
+    """Verify every bundle in the store with its subject, as a stranger would."""
+    key = keys.from_pem((evidence / KEY_FILE).read_bytes())
+    root = trusted_root.read((evidence / ROOT_FILE).read_bytes())
+    paths = sorted((evidence / "store" / "objects").rglob(f"*{BUNDLE_SUFFIX}"))
+    kits = [(path.read_bytes(), Path(str(path).replace(BUNDLE_SUFFIX, SPEC_SUFFIX)).read_bytes()) for path in paths]
+    cpu = time.process_time()
+    good = sum(verify(bundle, key=key, root=root, subject=subject).ok for bundle, subject in kits)
+    print(f"{'verifier':>9}: {good} of {len(kits)} hold, {len(kits) / (time.process_time() - cpu):6.0f} per CPU second")
 
+
+def _settings(folder: Path) -> Settings:
     return load({"state": str(folder), "instance": "bench"}, {})
 
 
