@@ -7,7 +7,8 @@ Source of the format: github.com/sigstore/rekor-tiles; the order of keys is that
 import hashlib
 from typing import Final
 
-from ugallu.evidence.canonical import canonical
+import msgspec
+
 from ugallu.evidence.dsse import pae
 from ugallu.evidence.encoding import b64
 from ugallu.evidence.keys import KEY_DETAILS
@@ -24,7 +25,8 @@ def body(envelope: Envelope) -> bytes:
         verifier = {"publicKey": {"rawBytes": b64(envelope.key.spki)}}
     else:
         verifier = {"x509Certificate": {"rawBytes": b64(envelope.certificate)}}
-    return canonical(
+    # Canonical as it stands: keys in order, values ASCII. Going over it once more would cost more than the rest.
+    return msgspec.json.encode(
         {
             "apiVersion": VERSION,
             "kind": KIND,

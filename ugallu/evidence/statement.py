@@ -82,13 +82,19 @@ def spec_bytes(event: SecurityEvent) -> bytes:
     return canonical(event.spec)
 
 
-def event_subject(event: SecurityEvent) -> Subject:
+def event_subject(event: SecurityEvent, content: bytes = b"") -> Subject:
     """Return the subject of one event: `SecurityEvent/<name>@v1alpha1` and the digest of `spec_bytes`."""
-    return subject_of(f"SecurityEvent/{event.metadata.name}@{event.kind_info.version}", spec_bytes(event))
+    name = f"SecurityEvent/{event.metadata.name}@{event.kind_info.version}"
+    return subject_of(name, content or spec_bytes(event))
 
 
-def event_statement(event: SecurityEvent, attestor: Attestor, attested_at: dt.datetime) -> bytes:
-    """Return the Statement about one event. `attested_at` is fixed by the caller: a retry must give the same bytes."""
+def event_statement(
+    event: SecurityEvent, attestor: Attestor, attested_at: dt.datetime, *, content: bytes = b""
+) -> bytes:
+    """Return the Statement about one event. `attested_at` is fixed by the caller: a retry must give the same bytes.
+
+    `content` is what `spec_bytes` made of the event, for a caller that has it already.
+    """
     spec = event.spec
     predicate = {
         "incident": {
@@ -118,7 +124,7 @@ def event_statement(event: SecurityEvent, attestor: Attestor, attested_at: dt.da
             "uid": spec.subject.uid,
         },
     }
-    return build([event_subject(event)], EVENT_PREDICATE, msgspec.to_builtins(predicate))
+    return build([event_subject(event, content)], EVENT_PREDICATE, msgspec.to_builtins(predicate))
 
 
 def micro(moment: dt.datetime) -> str:

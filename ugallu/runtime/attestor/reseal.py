@@ -173,10 +173,9 @@ class Reseal:
     async def _freeze(self, bundle: AttestationBundle, draft: Draft) -> Made:
         """Fix what will be signed, time included, and keep it."""
         event = await find(self._cluster, self._events, bundle)
-        draft = Draft(
-            spec=statement.spec_bytes(event),
-            payload=statement.event_statement(event, self._attestor, self._clock.now()),
-        )
+        spec = statement.spec_bytes(event)
+        payload = statement.event_statement(event, self._attestor, self._clock.now(), content=spec)
+        draft = Draft(spec, payload)
         await self._stage(bundle, draft)
         return draft, {"phase": BundlePhase.PENDING, "statementDigest": digest(draft.payload)}
 
