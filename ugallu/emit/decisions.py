@@ -44,6 +44,8 @@ class Item(msgspec.Struct, frozen=True):
     experimental: bool = False
     summary: bool = False
     report: bool = False
+    after: int = 0
+    """Id of the item that this one's parent will be: only once that one is created is it known under which name."""
 
     @property
     def rank(self) -> int:
@@ -213,6 +215,7 @@ class Decisions:
                     at,
                     experimental=window.experimental,
                     summary=True,
+                    after=window.begun << _SHIFT if window.present else 0,
                 )
             )
         return items

@@ -16,7 +16,7 @@ from ugallu.api.catalog import Severity
 from ugallu.api.event import SecurityEvent, SecurityEventSpec
 from ugallu.api.meta import ObjectReference
 from ugallu.emit.identity import derived_name
-from ugallu.emit.limits import fit_subject
+from ugallu.emit.limits import brief_signals, fit_subject
 from ugallu.emit.records import Submitted
 from ugallu.errors import PermanentError
 
@@ -24,6 +24,8 @@ LATENESS = 30
 """Seconds that a stream's time runs past a window's end before the window closes: logs are not quite in order."""
 MAX_SUBJECT_BYTES = 1536
 """Of the subject in a closing event: the first event holds the whole snapshot."""
+BRIEF_SIGNAL_BYTES = 2048
+"""Of the first finding's signals in a closing event."""
 _MAX_STREAMS = 256
 
 
@@ -48,7 +50,9 @@ class Window(msgspec.Struct):
     name: str
     component: str
     template: bytes
-    """The first event's spec, its signals, links and the bulk of its subject left out."""
+    """The first event's spec, its links and the bulk of its signals and subject left out."""
+    begun: int = 0
+    """Number of the first finding's record."""
     experimental: bool = False
     present: bool = True
     """Whether the first finding became an event: the gate may have refused it."""
@@ -142,7 +146,7 @@ class Fold:
     def _open(self, seq: int, at: int, found: Submitted) -> Window:
         spec = msgspec.structs.replace(
             found.spec,
-            signals={},
+            signals=brief_signals(found.spec.signals, BRIEF_SIGNAL_BYTES),
             parents=(),
             evidence=(),
             subject=fit_subject(found.spec.subject, MAX_SUBJECT_BYTES),
@@ -158,6 +162,7 @@ class Fold:
             name=found.name,
             component=found.component,
             template=msgspec.msgpack.encode(spec),
+            begun=seq,
             experimental=found.experimental,
         )
         self._windows[found.fold] = window
@@ -205,7 +210,8 @@ def closing(window: Window) -> Closing | None:
         first,
         severity=window.severity,
         detected_at=dt.datetime.fromtimestamp(window.last, dt.UTC),
-        signals={
+        signals=first.signals
+        | {
             "occurrences": str(window.count),
             "firstSeen": _text(window.first),
             "lastSeen": _text(window.last),

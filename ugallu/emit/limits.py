@@ -70,6 +70,14 @@ def fit_signals(given: Mapping[str, str], extra: Mapping[str, str] | None = None
     return signals | own
 
 
+def brief_signals(signals: Mapping[str, str], most: int) -> dict[str, str]:
+    """Return fitted signals within `most` bytes: the longest values are cut first, and that is marked."""
+    if _bytes(signals) <= most:
+        return dict(signals)
+    kept = {k: v for k, v in signals.items() if k != SIGNALS_TRUNCATED}
+    return _shorten(kept, most - _MARK_BYTES) | _MARK
+
+
 def _bytes(signals: Mapping[str, str]) -> int:
     return sum(len(k.encode()) + len(v.encode()) for k, v in signals.items())
 

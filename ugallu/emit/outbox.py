@@ -19,7 +19,7 @@ from ugallu.api.event import SecurityEvent, SecurityEventSpec
 from ugallu.api.observation import Checkpoint
 from ugallu.clock import Clock
 from ugallu.cluster.port import AlreadyExistsError, Cluster, InvalidError
-from ugallu.emit.decisions import ANNOTATION_EMISSION, Decisions, Item, item_of, place_of, record_of
+from ugallu.emit.decisions import ANNOTATION_EMISSION, Decisions, Item, from_record, item_of, place_of, record_of
 from ugallu.emit.fold import Fold
 from ugallu.emit.gate import REPORT_SECONDS, Gate, Level
 from ugallu.emit.identity import digest, suffixed
@@ -40,6 +40,7 @@ _REREAD = 128
 _SAVE_SECONDS = 1.0
 _MAX_DERIVED = 8192
 _MAX_SUFFIX = 99
+_MAX_SUFFIXES = 4096
 _DEAD_LETTERS = 64
 _SUSPECTS = 8
 """When so many different items have failed in a row it is the cluster that fails."""
@@ -67,6 +68,7 @@ class _Snapshot(msgspec.Struct):
     findings: bytes = b""
     """Ids of pending findings, as an array of unsigned 64-bit integers."""
     summaries: list[Item] = []
+    suffixes: dict[int, int] = {}
     dead: list[DeadLetter] = []
 
 
@@ -124,6 +126,8 @@ class Outbox:
         self._saved_bytes = 0
         self._may_read = True
         self._failing: dict[int, _Failing] = {}
+        self._suffixes: dict[int, int] = {}
+        """The suffix of findings that were not stored under their plain name, 0 for those that never were."""
         self._suspects: set[int] = set()
         self._outage = Backoff(first=0.5, ceiling=30.0)
         self._resume = 0.0
@@ -305,6 +309,7 @@ class Outbox:
                 ledger=decisions.ledger,
                 findings=array("Q", findings).tobytes(),
                 summaries=summaries,
+                suffixes=self._suffixes,
                 dead=list(self.dead_letters),
             )
         )
@@ -327,6 +332,7 @@ class Outbox:
         if saved.gate:
             self._decisions.gate.restore(saved.gate)
         self._told_early = self.closed_early
+        self._suffixes = saved.suffixes
         self.dead_letters.extend(saved.dead)
 
     def _reload(self, saved: _Snapshot) -> None:
@@ -410,6 +416,7 @@ class Outbox:
         """Forget an item that was given up; False when that was done before."""
         if entry.item not in self._pending:
             return False
+        self._note_suffix(entry.item, 0)
         self._pending.settle(entry.item, entry.name)
         self._failing.pop(entry.item, None)
         self.dead_letters.append(DeadLetter(entry.name, entry.type, entry.component, entry.reason, entry.what))
@@ -485,6 +492,7 @@ class Outbox:
             return
         if item is None:
             self.ledger.drop("journal_lost")
+            self._note_suffix(item_id, 0)
             self._pending.settle(item_id, self._pending.name(item_id))
         else:
             await self._attempt(item)
@@ -520,6 +528,7 @@ class Outbox:
 
     async def _place(self, item: Item) -> None:
         """Create the event under its name, or under the first suffix that no different fact has taken."""
+        item = self._linked(item)
         emission = f"{self._id}/{record_of(item.id)}.{place_of(item.id)}"
         for number in range(1, _MAX_SUFFIX + 1):
             event = item.event(suffixed(item.name, number), emission)
@@ -538,6 +547,20 @@ class Outbox:
                 self._created(item, number, "ok", ours=True)
                 return
         raise InvalidError(f"{_MAX_SUFFIX} different facts have this name", where=item.name)
+
+    def _linked(self, item: Item) -> Item:
+        """Return the item with its parent called as it is stored, without one that never was."""
+        number = self._suffixes.get(item.after)
+        if number is None:
+            return item
+        parents = [msgspec.structs.replace(p, name=suffixed(p.name, number)) for p in item.spec.parents if number]
+        return msgspec.structs.replace(item, spec=msgspec.structs.replace(item.spec, parents=tuple(parents)))
+
+    def _note_suffix(self, item_id: int, number: int) -> None:
+        if item_id and from_record(item_id) and not place_of(item_id):
+            self._suffixes[item_id] = number
+            if len(self._suffixes) > _MAX_SUFFIXES:
+                del self._suffixes[next(iter(self._suffixes))]
 
     async def _stored(self, name: str) -> SecurityEvent | None:
         """Return the event that has the name, None where we may not read: names are made so that it must be equal."""
@@ -565,6 +588,9 @@ class Outbox:
             # Another emission made this very event: the finding is one more occurrence of a fact that is told.
             ledger.folded += 1
             self._metrics.count("ugallu_emitter_folded_total", type=spec.type)
+        if number > 1:
+            self._note_suffix(item.id, number)
+        self._suffixes.pop(item.after, None)
         self._pending.settle(item.id, item.name)
         self._failing.pop(item.id, None)
         self._suspects.clear()

@@ -28,6 +28,8 @@ class Pending:
         self._items: dict[int, Item] = {}
         self._first: dict[str, int] = {}
         self._behind: dict[str, list[int]] = {}
+        self._after: dict[int, list[int]] = {}
+        self._waiting: set[int] = set()
         self.derived = 0
         """Summaries among them: these stand in no record of their own and are always held."""
 
@@ -48,13 +50,16 @@ class Pending:
         return item_id in self._ranks
 
     def add(self, item: Item) -> None:
-        """Enter an item behind all others of its severity and of its name."""
+        """Enter an item behind all others of its severity and of its name, and behind the one that it is about."""
         self._ranks[item.id] = item.rank
         if not from_record(item.id):
             self.derived += 1
             self._items[item.id] = item
         elif self.held < self._bound:
             self._items[item.id] = item
+        if item.after in self._ranks:
+            self._after.setdefault(item.after, []).append(item.id)
+            self._waiting.add(item.id)
         if item.name in self._first:
             self._behind.setdefault(item.name, []).append(item.id)
         else:
@@ -124,13 +129,17 @@ class Pending:
             del self._first[name]
         if not behind:
             self._behind.pop(name, None)
+        for waiting in self._after.pop(item_id, ()):
+            self._waiting.discard(waiting)
+            if self._first[self._items[waiting].name] == waiting:
+                self._queue(waiting)
 
     def name(self, item_id: int) -> str:
         """Return the name of an item in flight that is not held, the slow way."""
         return next(name for name, first in self._first.items() if first == item_id)
 
     def _queue(self, item_id: int) -> None:
-        if item_id not in self._condemned:
+        if item_id not in self._condemned and item_id not in self._waiting:
             self._queues[self._ranks[item_id]].append(item_id)
 
     def snapshot(self) -> tuple[list[int], list[Item]]:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +40,7 @@ def test_first_is_an_event_later_ones_are_counted() -> None:
     event = closing(window)
     assert event is not None
     assert event.spec.signals == {
+        "user": "eve",
         "occurrences": "6",
         "firstSeen": "2026-01-01T00:00:00Z",
         "lastSeen": "2026-01-01T00:08:20Z",
@@ -157,3 +159,18 @@ def test_snapshot_changes_nothing(rows: list[tuple[str, int, Severity, str]], cu
     plain = play(restart=False)
     assert plain == play(restart=True)
     assert sum(getattr(window, "count", 0) for window in plain) == len(rows)
+
+
+def test_a_closing_event_says_what_the_first_one_said() -> None:
+    """It names rule and request of its first finding; long values are cut, and marked."""
+    fold = Fold(600)
+    long = found("a", 0)
+    spec = msgspec.structs.replace(long.spec, signals={"rule": "exec", "audit.id": "1", "body": "x" * 6000})
+    fold.take(1, msgspec.structs.replace(long, spec=spec))
+    fold.take(2, found("a", 5))
+    event = closing(fold.close()[0])
+    assert event is not None
+    signals = event.spec.signals
+    assert (signals["rule"], signals["audit.id"], signals["occurrences"]) == ("exec", "1", "2")
+    assert signals["signals.truncated"] == "true"
+    assert sum(len(k) + len(v) for k, v in signals.items()) < 2048 + 128

@@ -23,6 +23,7 @@ from ugallu.emit.gate import Level
 from ugallu.emit.identity import digest
 from ugallu.emit.ledger import Totals
 from ugallu.emit.outbox import Outbox
+from ugallu.emit.records import Submitted, decode
 from ugallu.errors import PermanentError, TransientError, UgalluError
 from ugallu.journal.port import Record, Retention
 from ugallu.journal.segmented import SegmentedJournal
@@ -752,3 +753,36 @@ async def test_windows_closed_early_are_counted() -> None:
             assert rig.metrics.value(name) == total
             assert outbox.closed_early == total
         await rig.emitter().submit([finding(f"more-{n}", 60 + n) for n in range(10)])
+
+
+async def test_a_closing_event_names_its_first_event_as_it_is_stored() -> None:
+    """Where another fact has the plain name, the parent is the suffixed one; in every crash and order of creation."""
+    rig = Emission()
+    for component in ("ugallu-one", "ugallu-two"):
+        await rig.emitter(component=component).submit([finding(second=n, correlation=SAME) for n in range(3)])
+    events = await rig.settled()
+    first = {e.spec.source.name: e.metadata.name for e in events if not e.spec.parents}
+    parent = {e.spec.source.name: e.spec.parents[0].name for e in events if e.spec.parents}
+    assert len(set(first.values())) == len(parent) == 2
+    assert parent == first
+    assert max(first.values()) == f"{min(first.values())}-2"
+
+
+async def test_a_closing_event_waits_for_its_first() -> None:
+    """However severe it is, it is created behind the event that it names, and names none that was given up."""
+    rig = Emission()
+    await rig.emitter().submit(
+        [finding(key, n, severity=severity) for key in "ab" for n, severity in enumerate([LOW, CRITICAL])]
+    )
+    gone = decode(rig.journal.entries[0], 1)
+    assert isinstance(gone, Submitted)
+    rig.cluster = FaultyCluster(
+        rig.store, lambda call: Fault(InvalidError("bad")) if call.verb == "create" and call.name == gone.name else None
+    )
+    created = [event for event in await rig.settled() if event.spec.type == "ExecIntoPod"]
+    first, *_ = [n for n, event in enumerate(created) if event.spec.severity is LOW]
+    closings = {n: event.spec.parents for n, event in enumerate(created) if "occurrences" in event.spec.signals}
+    assert sorted(len(parents) for parents in closings.values()) == [0, 1]
+    ((at, parent),) = [(n, parents[0].name) for n, parents in closings.items() if parents]
+    assert parent == created[first].metadata.name
+    assert first < at

@@ -101,3 +101,15 @@ async def test_a_finding_that_waits_is_small() -> None:
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert used / 20_000 < 400
+
+
+async def test_an_event_about_another_waits_for_it() -> None:
+    """Even a critical one: only once its parent is settled is it known what to call it."""
+    low, critical, free = await items(Severity.LOW, Severity.CRITICAL, Severity.LOW)
+    pending = Pending()
+    pending.add(low)
+    pending.add(msgspec.structs.replace(critical, id=critical.id | 1, summary=True, after=low.id))
+    pending.add(free)
+    assert drain(pending) == [1, 2, 3]
+    pending.add(msgspec.structs.replace(critical, after=low.id))
+    assert drain(pending) == [2]
