@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from ugallu.sdk import Metadata, PermanentError, SigmaRule, decode_strict
+from ugallu.sdk import Decision, EventClass, Metadata, PermanentError, Severity, SigmaRule, decode_strict
 from ugallu_audit_detection.sigma.errors import RuleError
 
 MAX_FILE_BYTES: Final = 16 << 20
@@ -23,6 +23,20 @@ MAX_NODES: Final = 500_000
 MAX_ALIASES: Final = 256
 SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 
+_CHOICES: Final = {
+    name: [str(each.value) for each in choices]
+    for name, choices in (("severity", Severity), ("class", EventClass), ("decision", Decision))
+}
+_HINTS: Final = {
+    "datetime": "write 2027-01-31T00:00:00Z",
+    "Expected `array": "write a list: [one, two]",
+    "Expected `str": 'put it in quotes, as in "403"',
+    "Expected `object": "write fields with values: {field: value}",
+    "Expected `int": "write a whole number",
+    "Expected `bool": "write true or false",
+    "missing required field": "add it",
+}
+"""What to do about an error of the decoder, by what it says."""
 _PLAIN_TAGS: Final = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 _API = f"{SigmaRule.kind_info.group}/{SigmaRule.kind_info.version}"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
@@ -195,9 +209,11 @@ def _rule(path: Path, document: object, lines: Lines) -> SigmaRule:
 
 
 def _hint(error: PermanentError) -> str:
-    if "datetime" in error.what:
-        return "write 2027-01-31T00:00:00Z"
-    return error.fix
+    if "Invalid enum value" in error.what:
+        field = error.what.rstrip("`").rpartition(".")[2]
+        if field in _CHOICES:
+            return f"one of {', '.join(_CHOICES[field])}"
+    return next((hint for sign, hint in _HINTS.items() if sign in error.what), error.fix)
 
 
 def _line(lines: Lines, at: str) -> int:

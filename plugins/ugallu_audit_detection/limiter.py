@@ -3,8 +3,9 @@
 from ugallu.sdk import SigmaRateLimit, TokenBucket
 
 DEFAULT = SigmaRateLimit()
-MAX_STEP_BACK = 3600.0
-"""Seconds. Time that goes back further is another recording, not a late event: the bucket follows it."""
+MAX_STEP_BACK = 60.0
+"""Seconds. Time that goes back further is no late event but another recording, or the last one's clock was wrong: the
+bucket follows it. Else one event from the future would leave a rule without tokens until that future has come."""
 
 
 class Limiter:

@@ -76,7 +76,9 @@ class AuditRecord(msgspec.Struct, frozen=True, gc=False, rename="camel"):
         for text in (self.stage_timestamp, self.request_received_timestamp):
             if text:
                 try:
-                    return msgspec.convert(text, dt.datetime).astimezone(dt.UTC)
+                    moment = msgspec.convert(text, dt.datetime)
+                    # Without a zone it would be read as local time, and differ from machine to machine.
+                    return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
                 except (msgspec.ValidationError, ValueError, OverflowError):
                     continue
         return _UNKNOWN

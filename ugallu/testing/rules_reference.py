@@ -83,24 +83,21 @@ def in_networks(networks: list[str], value: Json) -> bool:
 # ---------------------------------------------------------------------------------------------------- parts of an event
 
 
-def strings(value: Json) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+def texts(values: list[Json]) -> list[str]:
+    return [value for value in values if isinstance(value, str)]
 
 
 def caller(event: Event, name: str) -> dict[str, Any] | None:
-    """A caller whose parts all have the right types, else none at all."""
+    """A caller, without the parts that have a wrong type."""
     user = event.get(name)
     if not isinstance(user, dict):
         return None
-    extra = user.get("extra", {})
-    fits = (
-        isinstance(user.get("username", ""), str)
-        and isinstance(user.get("uid", ""), str)
-        and strings(user.get("groups", []))
-        and isinstance(extra, dict)
-        and all(strings(value) for value in extra.values())
-    )
-    return user if fits else None
+    found: dict[str, Any] = {key: user[key] for key in ("username", "uid") if isinstance(user.get(key), str)}
+    if isinstance(user.get("groups"), list):
+        found["groups"] = texts(user["groups"])
+    if isinstance(user.get("extra"), dict):
+        found["extra"] = {key: texts(value) for key, value in user["extra"].items() if isinstance(value, list)}
+    return found
 
 
 def status(event: Event) -> dict[str, Any]:
@@ -111,20 +108,19 @@ def status(event: Event) -> dict[str, Any]:
     if isinstance(code, float) and code == int(code):
         code = int(code)
     if isinstance(code, bool) or not isinstance(code, int):
-        return {}
-    if not all(isinstance(found.get(name, ""), str) for name in ("status", "message", "reason")):
-        return {}
-    return {**found, "code": code}
+        code = 0
+    told = {name: found[name] for name in ("status", "message", "reason") if isinstance(found.get(name), str)}
+    return {**told, "code": code}
 
 
 def annotations(event: Event) -> dict[str, str]:
     found = event.get("annotations")
-    return found if isinstance(found, dict) and strings(list(found.values())) else {}
+    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
 
 
 def source_ips(event: Event) -> list[str]:
     found = event.get("sourceIPs")
-    return list(found) if isinstance(found, list) and strings(found) else []
+    return texts(found) if isinstance(found, list) else []
 
 
 def ref(event: Event) -> dict[str, str]:

@@ -316,6 +316,8 @@ def _simple(expr: Expr, known: Callable[[Leaf], bool | None], *, negated: bool) 
             simple = [_simple(part, known, negated=negated) for part in parts]
             return _joined(simple, conjunction=isinstance(expr, All) != negated)
         case _:
+            if isinstance(expr, Atom) and isinstance(expr.test, Texts) and not expr.test.patterns:
+                return Const(negated)  # no pattern: never
             settled = known(expr)
             if settled is not None:
                 return Const(settled != negated)

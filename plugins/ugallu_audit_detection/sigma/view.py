@@ -1,11 +1,11 @@
 """RecordView: the parts of one audit record that rules look into, decoded when first asked for, and only once.
 
-A part of the wrong shape behaves as if it were absent; `malformed` names it.
+A part of the wrong shape behaves as if it were absent, and costs nothing but itself: an odd group hides no user name.
 """
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, get_args, get_origin, overload
 from urllib.parse import unquote, unquote_plus
 
 import msgspec
@@ -31,6 +31,28 @@ _list = re.compile(rb"\s*\[").match
 MAX_CALLERS = 4096
 MAX_KEY = 4096
 """Bytes. What is longer (a caller with hundreds of groups, an invented resource) is not remembered."""
+
+
+def salvaged(value: Any, shape: Any) -> Any:  # noqa: ANN401 - any JSON, any type of a part
+    """Return what of a value has the right shape; None when nothing of it could."""
+    kind = get_origin(shape) or shape
+    if kind is dict and isinstance(value, dict):
+        item = get_args(shape)[1]
+        kept = {key: salvaged(each, item) for key, each in value.items()}
+        return {key: each for key, each in kept.items() if each is not None}
+    if kind is tuple and isinstance(value, list):
+        return tuple(each for each in value if isinstance(each, str))
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        if not isinstance(value, dict):
+            return None
+        fields = {field.name: salvaged(value.get(field.name), field.type) for field in msgspec.structs.fields(kind)}
+        return kind(**{name: each for name, each in fields.items() if each is not None})
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError:
+        return None
 
 
 class Callers:
@@ -70,7 +92,6 @@ class RecordView:
 
     def __init__(self, record: AuditRecord, callers: Callers | None = None) -> None:
         self.record = record
-        self.malformed: tuple[str, ...] = ()
         self._callers = callers
         self.found: dict[str, list[Any]] | None = None
         """What paths named in the bodies, for the other rules that look there."""
@@ -90,14 +111,14 @@ class RecordView:
     @part
     def user(self) -> AuditUser:
         """The original caller."""
-        return self._caller(self.record.user, "user") or NOBODY
+        return self._caller(self.record.user) or NOBODY
 
     @part
     def impersonated(self) -> AuditUser | None:
         """The caller whom the original one acts as."""
-        return self._caller(self.record.impersonated_user, "impersonatedUser")
+        return self._caller(self.record.impersonated_user)
 
-    def _caller(self, raw: msgspec.Raw, name: str) -> AuditUser | None:
+    def _caller(self, raw: msgspec.Raw) -> AuditUser | None:
         key = bytes(raw)
         if not key:
             return None
@@ -107,8 +128,7 @@ class RecordView:
         try:
             caller: AuditUser | None = _user.decode(key)
         except (msgspec.DecodeError, RecursionError):
-            self.malformed += (name,)
-            return None  # not remembered, so that every occurrence counts
+            caller = salvaged(body_of(key)[1], AuditUser)
         if callers is not None and len(key) <= MAX_KEY:
             if len(callers.known) >= MAX_CALLERS:
                 callers.known.clear()
@@ -118,26 +138,25 @@ class RecordView:
     @part
     def response(self) -> AuditResponse:
         """`responseStatus`; code 0 before a status is known."""
-        return self._decoded(_response, self.record.response_status, "responseStatus") or UNANSWERED
+        return self._decoded(_response, self.record.response_status, AuditResponse) or UNANSWERED
 
     @part
     def annotations(self) -> dict[str, str]:
         """What admission and authorization noted."""
-        return self._decoded(_texts, self.record.annotations, "annotations") or {}
+        return self._decoded(_texts, self.record.annotations, dict[str, str]) or {}
 
     @part
     def source_ips(self) -> tuple[str, ...]:
         """The addresses a request came through; only the last one was seen by the API server itself."""
-        return self._decoded(_addresses, self.record.source_ips, "sourceIPs") or ()
+        return self._decoded(_addresses, self.record.source_ips, tuple[str, ...]) or ()
 
-    def _decoded(self, decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw, name: str) -> Any:  # noqa: ANN401
+    def _decoded(self, decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw, shape: Any) -> Any:  # noqa: ANN401
         if not raw:
             return None
         try:
             return decoder.decode(raw)
         except (msgspec.DecodeError, RecursionError):
-            self.malformed += (name,)
-            return None
+            return salvaged(body_of(raw)[1], shape)
 
     @property
     def truncated(self) -> bool:
@@ -148,25 +167,20 @@ class RecordView:
     @part
     def request_object(self) -> Any:  # noqa: ANN401 - any JSON
         """The body that was sent; None when there is none."""
-        return self._body(self.record.request_object, "requestObject")
+        return self._body(self.record.request_object)
 
     @part
     def response_object(self) -> Any:  # noqa: ANN401 - any JSON
         """The body that was answered; None when there is none."""
-        return self._body(self.record.response_object, "responseObject")
+        return self._body(self.record.response_object)
 
     @part
     def authentication(self) -> Any:  # noqa: ANN401 - any JSON
         """`authenticationMetadata` of recent API servers."""
-        return self._body(self.record.authentication_metadata, "authenticationMetadata")
+        return self._body(self.record.authentication_metadata)
 
-    def _body(self, raw: msgspec.Raw, name: str) -> Any:  # noqa: ANN401 - any JSON
-        if not raw:
-            return None
-        well, body = body_of(raw)
-        if not well:
-            self.malformed += (name,)
-        return body
+    def _body(self, raw: msgspec.Raw) -> Any:  # noqa: ANN401 - any JSON
+        return body_of(raw)[1] if raw else None
 
     @part
     def effective(self) -> tuple[Any, bool]:

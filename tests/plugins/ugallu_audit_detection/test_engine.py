@@ -1,5 +1,7 @@
 """The engine: from events to findings, every match accounted for, the same however the stream is cut."""
 
+import datetime as dt
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -274,6 +276,34 @@ def test_a_suppression_that_cannot_work_does_not_compile(suppress: dict[str, Any
     """With the field at fault."""
     with pytest.raises(PermanentError, match=said):
         armed(suppress=suppress)
+
+
+def test_a_time_without_a_zone_is_the_same_on_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read as UTC, wherever the process runs."""
+    for zone in ("Asia/Tokyo", "America/Lima"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        (finding,) = run(engine(armed()), [audit_record(stageTimestamp="2026-01-01T00:00:00")])
+        assert finding.detected_at == dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize("wild", ["0001-01-01T00:00:00Z", "2026-01-01T00:30:00Z", "9999-12-31T23:59:59Z", "", "soon"])
+def test_a_wild_time_wedges_nothing(wild: str) -> None:
+    """Neither the limiter, nor the window, nor the fact that goes on: the events around it are judged as ever."""
+    limited = armed("limited", rateLimit={"burst": 2, "sustainedPerSec": 1})
+    windowed = armed("windowed", suppress={"window": "10m"})
+    stray = audit_record(stageTimestamp=wild, requestReceivedTimestamp=wild, user={"username": "stray"})
+    stream = [at(float(second), user={"username": f"u{second}"}) for second in range(0, 60, 5)]
+    for place in range(0, len(stream), 3):
+        made = engine(limited, windowed)
+        found = run(made, [*stream[:place], stray, *stream[place:]])
+        said = [(finding.signals["rule"], finding.signals["user"]) for finding in found]
+        for rule in ("limited", "windowed"):
+            assert {user for name, user in said if name == rule} >= {f"u{second}" for second in range(0, 60, 5)}
+        assert made.books()["matched"] == 2 * (len(stream) + 1)
+        assert len(made.snapshot()) > 0
 
 
 def test_a_burst_is_limited_by_the_events_own_time() -> None:

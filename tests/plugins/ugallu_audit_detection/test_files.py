@@ -124,6 +124,34 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, change: tuple[str, str
     assert found.fix
 
 
+@pytest.mark.parametrize(
+    ("wrong", "fix"),
+    [
+        ("verb: get", "write a list"),
+        ("responseCode: [403]", "quotes"),
+        ("objectGlob: [{jsonPath: $.a, patterns: [null]}]", "quotes"),
+        ("not: [{verb: [get]}]", "fields with values"),
+        ("decision: deny", "one of allow, forbid"),
+        ("dryRun: 1", "true or false"),
+        ("objectGlob: [{patterns: [a]}]", "add it"),
+        ("verbs: [get]", "spelling"),
+    ],
+)
+def test_every_mistake_comes_with_what_to_write(tmp_path: Path, wrong: str, fix: str) -> None:
+    """Field and line say where, the fix says what, for each sort of wrong value."""
+    found = error(write(tmp_path, "a.yaml", RULE.format(name="a").replace("verb: [get]", wrong)))
+    assert found.where.endswith("a.yaml:7")
+    assert wrong.partition(":")[0] in found.what
+    assert fix in found.fix
+
+
+def test_a_wrong_choice_names_the_right_ones(tmp_path: Path) -> None:
+    """Severities and classes are few: all are told."""
+    for right, wrong, told in (("low", "Low", "critical, high"), ("low", "low\n    class: detection", "Detection")):
+        text = RULE.format(name="a").replace(f"severity: {right}", f"severity: {wrong}")
+        assert told in error(write(tmp_path, "a.yaml", text)).fix
+
+
 def test_one_bad_rule_does_not_hide_the_others(tmp_path: Path) -> None:
     """All that can be read is, and every mistake is reported."""
     write(tmp_path, "a.yaml", RULE.format(name="a") + "---\n" + RULE.format(name="b").replace("low", "bad"))

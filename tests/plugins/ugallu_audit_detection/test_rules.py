@@ -228,6 +228,7 @@ async def test_a_deleted_rule_is_gone_from_everywhere(house: House) -> None:
     [
         ({}, "MatchesEverything"),
         ({"verb": ["get"], "not": {"verb": ["get"]}}, "NeverMatches"),
+        ({"objectGlob": [{"jsonPath": "$.spec", "patterns": []}]}, "NeverMatches"),
     ],
 )
 async def test_odd_rules_are_remarked(house: House, match: dict[str, Any], kind: str) -> None:

@@ -391,6 +391,29 @@ def test_a_client_that_invents_resources_and_callers_does_not_fill_memory() -> N
     assert matcher.match(AuditRecord(verb="get", user=msgspec.Raw(b'{"username":"evil"}')))
 
 
+@pytest.mark.parametrize(
+    ("match", "part"),
+    [
+        ({"user": {"usernameGlob": ["eve"]}}, {"user": {"username": "eve", "groups": None}}),
+        ({"user": {"usernameGlob": ["eve"]}}, {"user": {"username": "eve", "extra": {"a": "b"}, "uid": 7}}),
+        ({"user": {"groups": ["g"]}}, {"user": {"username": "eve", "groups": [1, "g", None]}}),
+        ({"user": {"extra": {"k": ["v"]}}}, {"user": {"username": "eve", "extra": {"a": 1, "k": ["v", 2]}}}),
+        ({"impersonatedUser": {"groups": ["system:masters"]}},
+         {"impersonatedUser": {"username": 1, "groups": ["system:masters"]}}),
+        ({"responseCode": ["200"]}, {"responseStatus": {"code": 200, "message": None, "reason": 1}}),
+        ({"responseCode": ["200"]}, {"responseStatus": {"code": 200.0, "reason": 1}}),
+        ({"responseReason": ["Forbidden"]}, {"responseStatus": {"code": "403", "reason": "Forbidden"}}),
+        ({"annotations": {"a": ["b"]}}, {"annotations": {"a": "b", "c": 1, "d": None}}),
+        ({"sourceIPs": ["10.0.0.0/8"]}, {"sourceIPs": [None, "10.1.2.3"]}),
+    ],
+)  # fmt: skip
+def test_an_odd_part_costs_nothing_but_itself(match: dict[str, Any], part: dict[str, Any]) -> None:
+    """Whoever gets one null into a caller does not become nobody."""
+    assert hits(match, verb="get", **part)
+    for odd in (None, 7, "x", [], [7]):
+        assert not hits(match, verb="get", **{next(iter(part)): odd})
+
+
 def test_values_that_no_rule_names_are_one_to_the_matcher() -> None:
     """Each of a million invented resources meets what is known of the first; those that rules name are told apart."""
     rules = [
