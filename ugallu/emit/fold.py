@@ -76,6 +76,7 @@ class Closing(NamedTuple):
 class _State(msgspec.Struct):
     windows: dict[bytes, Window] = {}
     marks: dict[str, int] = {}
+    strays: dict[str, int] = {}
     early: int = 0
 
 
@@ -91,6 +92,7 @@ class Fold:
         self._capacity = capacity
         self._windows: dict[bytes, Window] = {}
         self._marks: dict[str, int] = {}
+        self._strays: dict[str, int] = {}
         self._ends: dict[str, list[tuple[int, bytes]]] = {}
         self.early = 0
         """Windows closed before their time because the table was full."""
@@ -132,7 +134,7 @@ class Fold:
 
     def snapshot(self) -> bytes:
         """Return everything that later verdicts depend on."""
-        return msgspec.msgpack.encode(_State(self._windows, self._marks, self.early))
+        return msgspec.msgpack.encode(_State(self._windows, self._marks, self._strays, self.early))
 
     def restore(self, data: bytes) -> None:
         """Become what `snapshot` saw. Raises `PermanentError` for bytes that are none."""
@@ -140,7 +142,7 @@ class Fold:
             state = _state.decode(data)
         except msgspec.DecodeError as error:
             raise PermanentError(f"unreadable fold table: {error}", where="outbox snapshot") from error
-        self._windows, self._marks, self.early = state.windows, state.marks, state.early
+        self._windows, self._marks, self._strays, self.early = state.windows, state.marks, state.strays, state.early
         self._index()
 
     def _open(self, seq: int, at: int, found: Submitted) -> Window:
@@ -181,13 +183,21 @@ class Fold:
             heapq.heapify(ends)
 
     def _advance(self, stream: str, at: int) -> list[Window]:
-        """Move a stream's time; close the windows that it has passed, in the order of their ends."""
-        mark = self._marks.get(stream)
-        # Far back means another day's log or a clock that was wrong: follow it, else nothing would ever fold again.
-        if mark is None or at > mark or at < mark - 2 * self._length - LATENESS:
+        """Move a stream's time; close the windows that it has passed, in the order of their ends.
+
+        Far ahead or back it moves only when two findings in a row agree: one record from the future closes nothing.
+        """
+        mark, strayed = self._marks.get(stream), self._strays.pop(stream, None)
+        far = 2 * self._length + LATENESS
+        if mark is not None and abs(at - mark) > far and (strayed is None or abs(at - strayed) > far):
+            # A quiet night, another day's log, or one clock that is wrong: the next finding tells.
+            self._strays[stream] = at
+        elif mark is None or at > mark or at < mark - far:
             self._marks[stream] = mark = at
             if len(self._marks) > _MAX_STREAMS:
-                del self._marks[next(iter(self._marks))]
+                gone = next(iter(self._marks))
+                del self._marks[gone]
+                self._strays.pop(gone, None)
         ends = self._ends.get(stream)
         closed = []
         while ends and ends[0][0] + LATENESS <= mark:

@@ -98,13 +98,27 @@ def test_streams_keep_their_own_time() -> None:
     assert fold.take(3, found("a", 5, stream="old")).verdict is Verdict.FOLDED
 
 
-def test_clock_that_ran_ahead() -> None:
-    """One finding from the far future closes windows early, but folding goes on afterwards."""
+@pytest.mark.parametrize("astray", [10_000_000, -10_000_000, 253_000_000_000 - int(EPOCH.timestamp())])
+def test_one_wrong_clock_closes_nothing(astray: int) -> None:
+    """A finding from the far future or past leaves the windows of the others open, however often it comes alone."""
     fold = Fold(600)
     fold.take(1, found("a", 0))
-    fold.take(2, found("x", 10_000_000))
-    assert fold.take(3, found("a", 10)).verdict is Verdict.FIRST
-    assert fold.take(4, found("a", 20)).verdict is Verdict.FOLDED
+    for n in range(3):
+        assert fold.take(10 * n + 2, found(f"x{n}", astray)).closed == []
+        assert fold.take(10 * n + 3, found("a", 10 + n)).verdict is Verdict.FOLDED
+    (window,) = fold.take(40, found("b", 700)).closed
+    assert (window.name, window.count) == ("se-a-0", 4)
+
+
+@pytest.mark.parametrize("jump", [10_000_000, -10_000_000])
+def test_two_in_a_row_move_the_time(jump: int) -> None:
+    """A quiet night or another day's log: the second finding there closes what the stream has left behind."""
+    fold = Fold(600)
+    fold.take(1, found("a", 0))
+    fold.take(2, found("b", jump))
+    later = [fold.take(3, found("c", jump + 5)), fold.take(4, found("d", jump + 700))]
+    assert {window.name for taken in later for window in taken.closed} >= {f"se-b-{jump}"}
+    assert (jump < 0) is ("a" in {key.decode() for key in fold._windows})
 
 
 def test_bounded_table() -> None:
