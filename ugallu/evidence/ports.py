@@ -104,6 +104,10 @@ class TransparencyLog(Protocol):
         """Log the envelope and return its entry with proof; logging the same envelope again returns the same entry."""
         ...
 
+    async def remembers(self, size: int, root: bytes) -> bool:
+        """Tell whether the log's first `size` entries still make this root."""
+        ...
+
     @property
     def trusted_root(self) -> dict[str, object]:
         """The `tlogs[]` element of a Sigstore trusted root for this log."""

@@ -114,6 +114,17 @@ def verify_entry(entry: LogEntry, envelope: Envelope, log: LogKey) -> None:
     _checkpoint(entry, log)
 
 
+@functools.lru_cache(maxsize=64)
+def signed_checkpoint(text: str, log: LogKey) -> note.Checkpoint:
+    """Read a checkpoint; raises `PermanentError` unless the log signed it. Kept: entries logged together share one."""
+    signed = note.read(text)
+    # Witnesses may add lines of their own; the log's own line must be there once, and hold.
+    own = [line for line in signed.signatures if line.name == log.origin and line.key_hint == log.log_id[:4]]
+    if len(own) != 1 or not keys.verifies(log.spki, own[0].signature, signed.body.encode()):
+        raise PermanentError("not signed by the log's key")
+    return signed
+
+
 class _Run:
     """Collects outcomes by name."""
 
@@ -187,22 +198,11 @@ def _inclusion(entry: LogEntry) -> None:
 
 
 def _checkpoint(entry: LogEntry, log: LogKey) -> None:
-    signed = _signed(entry.checkpoint, log)
+    signed = signed_checkpoint(entry.checkpoint, log)
     if signed.origin != log.origin:
         raise PermanentError(f"origin {signed.origin[:80]!r} is not {log.origin}")
     if (signed.size, signed.root) != (entry.tree_size, entry.root_hash):
         raise PermanentError("the checkpoint is about another tree")
-
-
-@functools.lru_cache(maxsize=64)
-def _signed(text: str, log: LogKey) -> note.Checkpoint:
-    """Read a checkpoint and check its signature. Kept: entries that were logged together share one."""
-    signed = note.read(text)
-    # Witnesses may add lines of their own; the log's own line must be there once, and hold.
-    own = [line for line in signed.signatures if line.name == log.origin and line.key_hint == log.log_id[:4]]
-    if len(own) != 1 or not keys.verifies(log.spki, own[0].signature, signed.body.encode()):
-        raise PermanentError("not signed by the log's key")
-    return signed
 
 
 def _time(bundle: bundles.Bundle, entry: LogEntry) -> None:

@@ -1,5 +1,6 @@
 """What the attestor still owes: events without evidence, and bundles on their way, by phase."""
 
+import bisect
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 EVERY = 15.0
 """Seconds between two looks at the age of the oldest bundle."""
+KEPT = 16
+"""Checkpoints kept: one would be enough, if nobody else could write a status."""
 
 
 class Books:
@@ -33,12 +36,18 @@ class Books:
         self._phases: dict[str, BundlePhase] = {}
         self._begun: dict[str, dt.datetime] = {}
         self._counts: Counter[BundlePhase] = Counter()
+        self._tallest: list[tuple[int, str]] = []
         self._stop: list[Callable[[], None]] = [events.listen(self._event), bundles.listen(self._bundle)]
 
     @property
     def settled(self) -> bool:
         """Every known event is attested, or its bundle has failed for good or for long."""
         return self._owed <= self._failed
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The checkpoints with the largest trees that bundles name, largest first. Not checked: others write status."""
+        return tuple(text for _, text in reversed(self._tallest))
 
     async def run(self) -> None:
         """Publish the age of the oldest bundle that is not sealed, until cancelled."""
@@ -61,6 +70,9 @@ class Books:
 
     def _bundle(self, change: Change, bundle: AttestationBundle) -> None:
         uid = bundle.metadata.uid
+        entry = bundle.status.rekor_entry
+        if entry is not None and entry.inclusion_proof is not None and entry.checkpoint:
+            self._note(entry.inclusion_proof.tree_size, entry.checkpoint)
         before = self._phases.pop(uid, None)
         phase = None if change is Change.DELETED else bundle.status.phase or BundlePhase.PENDING
         if phase is BundlePhase.FAILED:
@@ -74,6 +86,13 @@ class Books:
             self._begun[uid] = bundle.metadata.creation_timestamp or self._clock.now()
         if before is not self._phases.get(uid):
             self._move(before, self._phases.get(uid))
+
+    def _note(self, size: int, checkpoint: str) -> None:
+        if len(self._tallest) == KEPT and size <= self._tallest[0][0]:
+            return
+        if (size, checkpoint) not in self._tallest:
+            bisect.insort(self._tallest, (size, checkpoint))
+            del self._tallest[:-KEPT]
 
     def _move(self, before: BundlePhase | None, after: BundlePhase | None) -> None:
         for phase, step in ((before, -1), (after, 1)):

@@ -48,6 +48,7 @@ class Attestor(Operator[Config]):
             events,
             attestor=author,
             again=enqueue.again,
+            checkpoints=lambda: books.checkpoints,
             clock=platform.clock,
             metrics=platform.metrics,
         )

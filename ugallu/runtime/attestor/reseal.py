@@ -8,7 +8,7 @@ that was staged, and answers with the entry it has, so nothing is logged twice.
 """
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -99,6 +99,7 @@ class Reseal:
         *,
         attestor: statement.Attestor,
         again: Callable[[Key], Awaitable[None]],
+        checkpoints: Callable[[], Iterable[str]],
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -112,6 +113,8 @@ class Reseal:
         self._events = events
         self._attestor = attestor
         self._again = again
+        self._checkpoints = checkpoints
+        self._remembered = False
         self._clock = clock
         self._metrics = metrics
         self._stages = {
@@ -194,6 +197,9 @@ class Reseal:
     async def _enter(self, bundle: AttestationBundle, draft: Draft) -> Made:
         """Log the staged envelope, and believe the entry only once its proof was checked."""
         envelope = _present(draft.envelope, bundle)
+        if not self._remembered:
+            await self._compare_history()
+            self._remembered = True
         entry = await self._log.add(envelope)
         log = self._root.logs.get(entry.log_id)
         if log is None:
@@ -206,6 +212,25 @@ class Reseal:
             "rekorEntry": _entry_status(entry),
             "conditions": self._conditions(bundle, "Logged", "LoggerOK", f"entry {entry.log_index} of {log.origin}"),
         }
+
+    async def _compare_history(self) -> None:
+        """Refuse a log that forgot what it signed for earlier bundles: an old copy, put back, would sign a second past.
+
+        Its own witness may have been put back with it.
+        """
+        for text in self._checkpoints():
+            for log in self._root.logs.values():
+                try:
+                    signed = verify.signed_checkpoint(text, log)
+                except PermanentError:
+                    continue  # no checkpoint of this log, whatever the status says
+                if not await self._log.remembers(signed.size, signed.root):
+                    raise IntegrityError(
+                        f"the log has forgotten a tree of {signed.size} entries that it signed",
+                        where=log.origin,
+                        fix="put back the newest copy of the log; never an older one",
+                    )
+                return
 
     async def _archive(self, bundle: AttestationBundle, draft: Draft) -> Made:
         """Put bundle, subject and bare envelope under retention, read them back, and verify what was read."""

@@ -57,6 +57,15 @@ class LogContract:
             entry = await log.add(signed)
             verify.verify_entry(entry, signed, root.logs[entry.log_id])
 
+    async def test_remembers_its_trees_and_no_others(self, log: TransparencyLog, envelope: Envelopes) -> None:
+        """Every tree that it proved an entry in is still its beginning; a taller or another one is not."""
+        entries = [await log.add(await envelope(number)) for number in range(3)]
+        for entry in entries:
+            assert await log.remembers(entry.tree_size, entry.root_hash)
+            assert not await log.remembers(entry.tree_size, bytes(32))
+        newest = entries[-1]
+        assert not await log.remembers(newest.tree_size + 1000, newest.root_hash)
+
     async def test_the_same_envelope_has_one_entry(self, log: TransparencyLog, envelope: Envelopes) -> None:
         """Adding again, at once or later, answers with the entry there is."""
         signed = await envelope(0)

@@ -1,6 +1,7 @@
 """From event to evidence: every weak point of the pipeline, and a crash between any two effects."""
 
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -341,6 +342,40 @@ async def _delete(at: Desk, bundle: AttestationBundle) -> None:
     await view.until(lambda: view.get(name) is not None)
     await at.cluster.delete(AttestationBundle, name)
     await view.until(lambda: view.get(name) is None)
+
+
+@pytest.mark.parametrize("noise", [0, 3])
+async def test_a_log_put_back_with_its_witness_is_refused(tmp_path: Path, noise: int) -> None:
+    """An older copy of log and witness, whole and signed, would sign a second past: earlier bundles remember the first."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    evidence = tmp_path / "evidence"
+    name = ""
+    for number in range(3):
+        name = f"se-{number:024x}"
+        await cluster.create(make_event(name))
+        if number == 1:
+            shutil.copytree(evidence, tmp_path / "yesterday")
+        async with desk(tmp_path, cluster, clock) as at:
+            await at.enqueue.reconcile(await at.event(name))
+            if number == 2:
+                break
+            assert await at.reseal.reconcile(await at.bundle(f"att-se-{name}")) is None
+    shutil.rmtree(evidence / "log")
+    shutil.copytree(tmp_path / "yesterday/log", evidence / "log")
+    shutil.copyfile(tmp_path / "yesterday/keys/log.witness", evidence / "keys/log.witness")
+    proof = {"treeSize": 1 << 40, "logIndex": 0}
+    for number in range(noise):
+        forged = {"logIndex": 0, "uuid": "x", "inclusionProof": proof, "checkpoint": f"forged {number}"}
+        spec = AttestationBundleSpec(attested_for=(await cluster.get(SecurityEvent, name)).ref)
+        await cluster.create(AttestationBundle(metadata=Metadata(name=f"noise-{number}"), spec=spec))
+        await cluster.patch_status(AttestationBundle, f"noise-{number}", {"rekorEntry": forged})
+    async with desk(tmp_path, cluster, clock) as at:
+        assert isinstance(await at.reseal.reconcile(await at.bundle(f"att-se-{name}")), After)
+        status = (await at.bundle(f"att-se-{name}")).status
+        assert status.phase is BundlePhase.FAILED
+        assert "forgotten a tree of 2 entries" in status.failures[-1].detail
+        assert log_size(tmp_path) == 1
 
 
 async def test_an_event_that_missed_its_word_is_told_later(tmp_path: Path) -> None:
