@@ -6,6 +6,7 @@ scrubbed of what looks like a token, and freed of characters that do not print.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from ugallu.sdk import MAX_SIGNAL_BYTES, MAX_SIGNALS
@@ -116,6 +117,14 @@ def shown(text: str, limit: int = MAX_VALUE) -> str:
     return clean if clean.isascii() else clean.encode()[:limit].decode(errors="ignore")
 
 
+_shown_again = lru_cache(maxsize=4096)(shown)
+"""For what repeats from event to event: verbs, callers, agents. Only short texts, or it would be a heap of them."""
+
+
+def _familiar(text: str, limit: int) -> str:
+    return _shown_again(text, limit) if len(text) <= limit else shown(text, limit)
+
+
 def technique_of(tags: Sequence[str]) -> str:
     """Return the ATT&CK techniques among a rule's tags: `T1609,T1613`."""
     found = (_technique.fullmatch(tag) for tag in tags)
@@ -156,13 +165,13 @@ def base_of(seen: Seen) -> dict[str, str]:
     record, response = seen.record, seen.response
     known = {
         "audit.id": shown(record.audit_id, MAX_AUDIT_ID),
-        "audit.stage": shown(record.stage, 32),
-        "verb": shown(record.verb, 32),
-        "user": shown(seen.user.username, 256),
-        "user.groups": shown(",".join(seen.user.groups[:64]), 512),
-        "impersonated": shown(seen.acting_as.username, 256),
-        "source.ip": shown(seen.source_ips[-1], 64) if seen.source_ips else "",
-        "user.agent": shown(record.user_agent, 256),
+        "audit.stage": _familiar(record.stage, 32),
+        "verb": _familiar(record.verb, 32),
+        "user": _familiar(seen.user.username, 256),
+        "user.groups": _familiar(",".join(seen.user.groups[:64]), 512),
+        "impersonated": _familiar(seen.acting_as.username, 256),
+        "source.ip": _familiar(seen.source_ips[-1], 64) if seen.source_ips else "",
+        "user.agent": _familiar(record.user_agent, 256),
         "response.code": str(response.code) if response.code else "",
         "outcome": "" if response.code else "unknown",
         "request.uri": shown(record.request_uri),
