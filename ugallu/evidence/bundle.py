@@ -4,13 +4,12 @@ Source of the format: github.com/sigstore/protobuf-specs, `sigstore_bundle.proto
 unknown fields, and so do we. Reading is strict and bounded; it checks shape only, `verify.py` checks truth.
 """
 
-import json
 from typing import Any, Final
 
 import msgspec
 
 from ugallu.errors import PermanentError
-from ugallu.evidence.encoding import b64, int64, unb64
+from ugallu.evidence.encoding import b64, int64, refuse_doubles, unb64
 from ugallu.evidence.ports import BUNDLE_MEDIA_TYPE, Envelope, LogEntry
 
 MAX_BYTES: Final = 8 << 20
@@ -149,7 +148,7 @@ def read(content: bytes) -> Bundle:
         raise PermanentError(f"larger than {MAX_BYTES} bytes", where="bundle")
     try:
         raw = msgspec.json.decode(content, type=_Bundle)
-        _refuse_doubles(content)
+        refuse_doubles(content, "bundle")
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         raise PermanentError(str(error), where="bundle") from error
     if raw.media_type not in _MEDIA_TYPES:
@@ -229,15 +228,3 @@ def _entry_json(entry: LogEntry) -> dict[str, Any]:
     }
     written["canonicalizedBody"] = b64(entry.body)
     return written
-
-
-def _refuse_doubles(content: bytes) -> None:
-    """A key that stands twice is read differently by different parsers: what one verified, another would show."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise PermanentError("a field stands twice", where="bundle")
-        return found
-
-    json.loads(content, object_pairs_hook=once)

@@ -2,8 +2,9 @@
 
 import base64
 import binascii
+import json
 import re
-from typing import Final
+from typing import Any, Final
 
 from ugallu.errors import PermanentError
 
@@ -43,3 +44,15 @@ def int64(value: str | int, where: str) -> int:
     if not 0 <= number <= MAX_INT64:
         raise PermanentError("negative or beyond 64 bits", where=where)
     return number
+
+
+def refuse_doubles(content: bytes, where: str) -> None:
+    """A field that stands twice is read differently by different parsers: what one verified, another would show."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise PermanentError("a field stands twice", where=where)
+        return found
+
+    json.loads(content, object_pairs_hook=once)

@@ -104,6 +104,12 @@ def make_directory(path: Path, *, mode: int = 0o755) -> None:
     sync_directory(path.parent)
 
 
+def remove_strays(folder: Path) -> None:
+    """Remove what a process that died was writing aside; only for one who knows that nobody else is writing here."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _write_all(handle: int, content: bytes) -> None:
     view = memoryview(content)
     while view:

@@ -17,6 +17,9 @@ PATIENCE = 8
 """Failed tries after which a bundle is called Failed; it is tried again all the same."""
 
 
+LONGEST_DELAY = 300.0
+
+
 class Stage(enum.StrEnum):
     """The stages, in order."""
 
@@ -68,4 +71,4 @@ def _month(cluster_id: str, at: dt.datetime) -> str:
 
 def retry_delay(attempts: int) -> float:
     """Return the seconds to wait after so many failed tries in a row: 1, 2, 4... up to five minutes."""
-    return min(300.0, 2.0 ** min(attempts - 1, 16))
+    return min(LONGEST_DELAY, 2.0 ** min(attempts - 1, 16))

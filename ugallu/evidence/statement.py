@@ -15,6 +15,7 @@ import msgspec
 from ugallu.api.event import SecurityEvent
 from ugallu.errors import PermanentError
 from ugallu.evidence.canonical import canonical
+from ugallu.evidence.encoding import refuse_doubles
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 EVENT_PREDICATE: Final = "https://ugallu.io/attestation/security-event/v1"
@@ -74,6 +75,7 @@ def parse(payload: bytes) -> Statement:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PermanentError(str(error), where="statement") from error
     _check(statement)
+    refuse_doubles(payload, "statement")
     return statement
 
 

@@ -170,6 +170,17 @@ def test_a_field_that_stands_twice_is_refused(kit: Kit) -> None:
     assert "twice" in check(kit, doubled).reason
 
 
+async def test_a_statement_of_two_minds_is_refused(tmp_path: Path) -> None:
+    """Signed and logged by the right key, and yet: which of the two subjects would another reader see?"""
+    evidence = open_evidence(tmp_path)
+    made, envelope, _ = await seal(evidence, make_event())
+    payload = envelope.payload.replace(b'"subject":', b'"subject":[],"subject":', 1)
+    forged = await evidence.signer.sign(envelope.payload_type, payload)
+    report = check(made, bundle.write(forged, await evidence.log.add(forged)))
+    evidence.close()
+    assert report.reason.startswith("statement: statement: a field stands twice")
+
+
 async def test_another_key_or_log_is_refused_by_name(kit: Kit, tmp_path: Path) -> None:
     """Evidence of another installation fails the checks of key and log, and only says so."""
     other = open_evidence(tmp_path / "other")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ugallu.errors import PermanentError
 from ugallu.evidence import keys, trusted_root
-from ugallu.evidence.files import make_directory, write_durably
+from ugallu.evidence.files import make_directory, remove_strays, write_durably
 from ugallu.evidence.kit import KEY_FILE, ROOT_FILE
 from ugallu.evidence.logs.tiles import TileLog
 from ugallu.evidence.ports import EvidenceStore, PublicKey, Signer, TransparencyLog
-from ugallu.evidence.signers.local import LocalSigner, open_key
+from ugallu.evidence.signers.local import KeyFile, LocalSigner, open_key
 from ugallu.evidence.stores.directory import DirectoryStore
 from ugallu.evidence.trusted_root import TrustedRoot
 from ugallu.operator.platform import Platform
@@ -49,11 +49,14 @@ def choose(platform: Platform) -> Ports:
 
 def local(folder: Path, platform: Platform) -> Ports:
     """Return the embedded ports: `keys/` (made on first use), `log/`, `store/`, and what verifiers need beside them."""
-    key = open_key(folder / "keys" / "attestor.key")
+    key = _signing_key(folder)
     log_key = open_key(folder / "keys" / "log.key")
     log = TileLog(folder / "log", log_key, folder / "keys" / "log.witness", platform.clock)
     with contextlib.ExitStack() as undo:
         undo.callback(log.close)
+        # Whoever has the log is alone here: what lies around is a dead process's, and may be a key.
+        remove_strays(folder)
+        remove_strays(folder / "keys")
         store = DirectoryStore(folder / "store", platform.clock)
         store.open()
         undo.callback(store.close)
@@ -70,3 +73,19 @@ def local(folder: Path, platform: Platform) -> Ports:
         root=trusted_root.read(root),
         close=close,
     )
+
+
+def _signing_key(folder: Path) -> KeyFile:
+    """Open the key, or make it, but never a second one: what the first has signed would verify under neither."""
+    path, published = folder / "keys" / "attestor.key", folder / KEY_FILE
+    if published.exists():
+        known = keys.from_pem(published.read_bytes(), where=str(published))
+        found = open_key(path) if path.exists() else None
+        if found is None or found.public != known:
+            raise PermanentError(
+                f"the key {known.key_id} that signed the evidence here is {'gone' if found is None else 'another'}",
+                where=str(path),
+                fix=f"put it back; to begin anew with another key, move {folder} away",
+            )
+        return found
+    return open_key(path)

@@ -43,7 +43,7 @@ from ugallu.evidence.ports import (
     LogEntry,
     Stored,
 )
-from ugallu.evidence.seal import MAX_FAILURES, PATIENCE, RETENTION, Keys, Stage, next_stage, retry_delay
+from ugallu.evidence.seal import LONGEST_DELAY, MAX_FAILURES, PATIENCE, RETENTION, Keys, Stage, next_stage, retry_delay
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import After
 from ugallu.runtime.attestor.choose import Ports
@@ -133,8 +133,10 @@ class Reseal:
                 fix="only SecurityEvents are attested so far",
             )
         due = bundle.status.next_attempt_at
-        if due is not None and due > self._clock.now():
-            return After((due - self._clock.now()).total_seconds())
+        wait = (due - self._clock.now()).total_seconds() if due is not None else 0.0
+        # Longer than we ever wait: the clock was put back since.
+        if 0.0 < wait <= LONGEST_DELAY:
+            return After(wait)
         draft: Draft | None = None
         sealed_here = False
         held: dict[str, Any] = {}

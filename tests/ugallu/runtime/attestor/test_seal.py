@@ -29,7 +29,7 @@ from ugallu.evidence.verify import verify
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import After, Parts
 from ugallu.operator.platform import Platform
-from ugallu.runtime.attestor.choose import choose
+from ugallu.runtime.attestor.choose import choose, local
 from ugallu.runtime.attestor.enqueue import Enqueue, names_of
 from ugallu.runtime.attestor.operator import Attestor
 from ugallu.runtime.attestor.reseal import Draft, Reseal
@@ -611,6 +611,63 @@ async def test_many_events_are_sealed_at_once(tmp_path: Path) -> None:
         found, _ = await list_all(cluster, AttestationBundle)
         assert {b.status.phase for b in found} == {BundlePhase.SEALED}
         assert sorted(b.status.rekor_entry.log_index for b in found if b.status.rekor_entry) == list(range(40))
+
+
+async def test_a_signing_key_is_never_replaced(tmp_path: Path) -> None:
+    """Gone or another: the attestor stops; a second key could vouch for nothing that the first one signed."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    evidence = tmp_path / "evidence"
+    async with desk(tmp_path, cluster, clock):
+        pass
+    key, published = (evidence / "keys/attestor.key"), (evidence / "ugallu.pub").read_bytes()
+    kept = key.read_bytes()
+    for content in (None, (evidence / "keys/log.key").read_bytes()):
+        if content is None:
+            key.unlink()
+        else:
+            key.touch(mode=0o600)
+            key.write_bytes(content)
+        with pytest.raises(PermanentError, match="another" if content else "gone"):
+            local(evidence, SimpleNamespace(clock=clock))  # type: ignore[arg-type]
+        assert (evidence / "ugallu.pub").read_bytes() == published
+        assert key.exists() is (content is not None)
+    key.write_bytes(kept)
+    async with desk(tmp_path, cluster, clock) as at:
+        await cluster.create(make_event())
+        await at.seal()
+        assert check(tmp_path, await at.bundle(), await at.event())
+
+
+async def test_evidence_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    """The folder is its owner's alone, keys twice so, and what a killed process was writing aside is gone."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    folders = (tmp_path / "evidence", tmp_path / "evidence/keys")
+    for _ in range(2):
+        async with desk(tmp_path, cluster, clock):
+            pass
+        for folder in folders:
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+            (folder / ".attestor.key.0123456789abcdef.tmp").write_text("half a key")
+    for path in folders[1].glob("*.key"):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_clock_that_is_put_back_delays_nothing(tmp_path: Path) -> None:
+    """A retry that was set for noon is not waited for a day, when it is yesterday again."""
+    clock = ManualClock()
+    await clock.advance(86400.0)
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.enqueue.reconcile(await at.event())
+        _fail(at.reseal, "_log", "add", TransientError("away"))
+        assert isinstance(await at.reseal.reconcile(await at.bundle()), After)
+    async with desk(tmp_path, cluster, ManualClock()) as at:
+        assert await at.reseal.reconcile(await at.bundle()) is None
+        assert (await at.event()).status.phase is EventPhase.ATTESTED
 
 
 def test_sealing_outside_the_embedded_cluster_is_refused() -> None:
