@@ -32,8 +32,13 @@ _position = re.compile(r"[+-]?[0-9]{1,9}").fullmatch
 
 MAX_COPIED = 3 << 20
 """Characters. The API server refuses a JSON Patch whose copies take more."""
-MAX_STEPS = 200_000
-"""Tokens of all pointers of a patch: 20 for each of the 10,000 operations that the API server lets a patch have."""
+MAX_NODES = 20_000
+"""Objects and arrays that the patch itself built, copied; they cost more than their characters."""
+SMALL_NODES, SMALL_TEXT = 64, 1024
+"""What a single copy may always take."""
+MAX_DEPTH = 64
+MAX_STEPS = MAX_DEPTH * 10_000
+"""Tokens of all pointers of a patch, which the API server lets have 10,000 operations."""
 
 
 def pod_spec(group: str, resource: str, body: Any) -> Any:  # noqa: ANN401 - any JSON
@@ -72,7 +77,7 @@ def projected(patch: list[Any]) -> Any:  # noqa: ANN401 - any JSON
     are passed over, because the API server refuses the whole patch then; so are those beyond its own limits.
     """
     root: Any = _Map()
-    copies, steps = _Room(MAX_COPIED), MAX_STEPS
+    copies, steps = _Room(), MAX_STEPS
     for operation in patch:
         op = operation.get("op") if isinstance(operation, dict) else None
         if op not in ("add", "replace", "remove", "move", "copy"):
@@ -117,34 +122,55 @@ class _Elements:
 
 
 class _Room:
-    """What copies may take, in characters of JSON. Without a bound each could double what those before it made."""
+    """What the copies of a patch may take. Without a bound each could double what those before it made.
 
-    def __init__(self, left: int) -> None:
-        self.left = left
+    A small one is always made, so that nobody can use up the room first and copy what matters after.
+    """
+
+    def __init__(self) -> None:
+        self._nodes = MAX_NODES
+        self._characters = MAX_COPIED
+        self._own = 0
 
     def copied(self, node: Any) -> Any:  # noqa: ANN401 - any JSON
-        """Return a copy of its own; None once there is no room."""
-        if self.left < 0:
-            return None
+        """Return a copy of its own, as far as there is room."""
+        self._own = SMALL_NODES
+        return self._copied(node)
+
+    def _copied(self, node: Any) -> Any:  # noqa: ANN401 - any JSON
         if isinstance(node, _Map):
-            self.left -= 2 + sum(len(key) + 3 for key in node)
-            return _Map((key, self.copied(value)) for key, value in node.items())
+            return _Map((key, self._copied(value)) for key, value in node.items()) if self._take(len(node)) else None
         if isinstance(node, _Elements):
-            self.left -= 2
+            if not self._take(len(node.past) + 2 * len(node.at)):
+                return None
             twin = _Elements([])
-            twin.past = [self.copied(value) for value in node.past]
-            twin.at = {index: self.copied(value) for index, value in node.at.items()}
-            twin.keyed = {token: self.copied(value) for token, value in node.keyed.items()}
+            twin.past = [self._copied(value) for value in node.past]
+            twin.at = {index: self._copied(value) for index, value in node.at.items()}
+            twin.keyed = {token: self._copied(value) for token, value in node.keyed.items()}
             return twin
-        self.left -= len(text_of(node)) + 1 if node is not None else 5
-        return node if self.left >= 0 else None
+        if not isinstance(node, str | list | dict):
+            return node
+        size = len(text_of(node))
+        if size > SMALL_TEXT:
+            self._characters -= size
+        return node if size <= SMALL_TEXT or self._characters >= 0 else None
+
+    def _take(self, children: int) -> bool:
+        cost = 1 + children // 8
+        if cost <= self._own:
+            self._own -= cost
+        elif cost <= self._nodes:
+            self._nodes -= cost
+        else:
+            return False
+        return True
 
 
 def _tokens(pointer: Any) -> list[str] | None:  # noqa: ANN401 - any JSON
     """Split a pointer as the API server does, which never looks at what stands before the first slash."""
     if pointer == "":
         return []
-    if not isinstance(pointer, str) or not 0 < pointer.count("/") <= 64:
+    if not isinstance(pointer, str) or not 0 < pointer.count("/") <= MAX_DEPTH:
         return None
     return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
 
@@ -174,11 +200,11 @@ def _read(node: Any, tokens: list[str]) -> Any:  # noqa: ANN401 - any JSON
     return node
 
 
-def _written(node: Any, tokens: list[str], value: Any, op: str) -> Any:  # noqa: ANN401 - any JSON
-    """Return `node`, or what must stand in its place, after one operation at `tokens`."""
-    if not tokens:
+def _written(node: Any, tokens: list[str], value: Any, op: str, at: int = 0) -> Any:  # noqa: ANN401 - any JSON
+    """Return `node`, or what must stand in its place, after one operation at `tokens`, of which `at` are behind us."""
+    if at == len(tokens):
         return value
-    token, rest = tokens[0], tokens[1:]
+    token, at = tokens[at], at + 1
     if isinstance(node, list):
         node = _Elements(node)
     elif isinstance(node, dict) and not isinstance(node, _Map):
@@ -188,13 +214,13 @@ def _written(node: Any, tokens: list[str], value: Any, op: str) -> Any:  # noqa:
     if isinstance(node, _Elements) and not _is_position(token):
         node = _Map(node.keyed)
     if isinstance(node, _Map):
-        node[token] = _written(node.get(token), rest, value, op)
+        node[token] = _written(node.get(token), tokens, value, op, at)
         return node
     index = _index(token)
-    if index is None or (not rest and op != "replace"):
-        node.shift(element := _written(None, rest, value, op))
+    if index is None or (at == len(tokens) and op != "replace"):
+        node.shift(element := _written(None, tokens, value, op, at))
     else:
-        element = node.at[index] = _written(node.at.get(index), rest, value, op)
+        element = node.at[index] = _written(node.at.get(index), tokens, value, op, at)
     node.keyed[token] = element
     return node
 

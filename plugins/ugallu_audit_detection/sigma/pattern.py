@@ -4,6 +4,7 @@ Nothing here backtracks: a glob costs one pass over the text, a regex runs on RE
 one byte of UTF-8, `?` of Sigma for one character.
 """
 
+import contextlib
 import enum
 import ipaddress
 from collections.abc import Callable, Sequence
@@ -267,6 +268,14 @@ def any_regex(sources: Sequence[str], *, flags: str = "", where: str = "") -> Te
                 where=where,
                 fix="RE2 has no look-around and no back-references: split the condition",
             ) from error
+
+    if len(searches) > 1:
+        # One automaton for all of them costs what one of them does, unless they are too large for it together.
+        with contextlib.suppress(re2.error):
+            searches = [re2.compile("|".join(f"(?{flags}:{source})" for source in sources), _options()).search]
+    if len(searches) == 1:
+        only = searches[0]
+        return lambda text: only(_clean(text)) is not None
 
     def found(text: str) -> bool:
         text = _clean(text)

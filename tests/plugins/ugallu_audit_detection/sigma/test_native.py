@@ -10,7 +10,8 @@ from ugallu.sdk import AuditObject, AuditRecord, SigmaEmit, SigmaMatch, SigmaRul
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import Reason, RuleError
 from ugallu_audit_detection.sigma.match import Budget, Matcher, match_one
-from ugallu_audit_detection.sigma.objects import MAX_COPIED, MAX_STEPS, projected
+from ugallu_audit_detection.sigma.objects import MAX_NODES, MAX_STEPS, projected
+from ugallu_audit_detection.sigma.pattern import any_regex
 from ugallu_audit_detection.sigma.view import RecordView
 
 EMIT = SigmaEmit(security_event_type="KubernetesAPICall", severity="low")  # type: ignore[arg-type]
@@ -149,11 +150,13 @@ def test_copies_in_a_patch_neither_loop_nor_explode_nor_share() -> None:
     assert projected(loop) == {"a": {"a": 1}}
     shared = [{"op": "add", "path": "/a/x", "value": 1}, {"op": "copy", "from": "/a", "path": "/b"}]
     assert projected([*shared, {"op": "remove", "path": "/b/x"}]) == {"a": {"x": 1}, "b": {"x": None}}
-    doubling = [{"op": "add", "path": "/0/x", "value": "x"}]
+    doubling = [{"op": "add", "path": "/k0/x", "value": "x"}]
     for i in range(40):
         doubling += [{"op": "copy", "from": f"/k{i}", "path": f"/k{i + 1}/{side}"} for side in "lr"]
-    doubling[0]["path"] = "/k0/x"
-    assert len(json.dumps(projected(doubling))) < 3 * MAX_COPIED
+    late = [{"op": "add", "path": "/a/b", "value": True}, {"op": "copy", "from": "/a", "path": "/late"}]
+    found = projected([*doubling, *late])
+    assert len(json.dumps(found)) < 20 * MAX_NODES
+    assert found["late"] == {"b": True}, "a small copy is made, whatever came before"
     sent = [{"op": "add", "path": "/a", "value": ["x" * 1000] * 1000}]
     copied = projected(sent + [{"op": "copy", "from": "/a", "path": f"/b{i}"} for i in range(100)])
     assert 1 < len(copied) < 6
@@ -412,6 +415,15 @@ def test_an_odd_part_costs_nothing_but_itself(match: dict[str, Any], part: dict[
     assert hits(match, verb="get", **part)
     for odd in (None, 7, "x", [], [7]):
         assert not hits(match, verb="get", **{next(iter(part)): odd})
+
+
+def test_several_expressions_are_one_search() -> None:
+    """Each keeps its own anchors and flags, alone or together."""
+    sources = ["^a", "(?i)b$", "c|^d"]
+    for text in ("ax", "xB", "xa", "bx", "xcx", "dx", "xd", "\ud800a", ""):
+        together = any_regex(sources)(text)
+        assert together == any(any_regex([source])(text) for source in sources)
+    assert any_regex(["^A", "B$"], flags="i")("xb")
 
 
 def test_values_that_no_rule_names_are_one_to_the_matcher() -> None:
