@@ -31,6 +31,20 @@ def from_pem(pem: bytes, *, where: str = "key") -> PublicKey:
     return from_spki(spki)
 
 
+def details(spki: bytes) -> str:
+    """Return how protobuf-specs name this key with its hash; empty for a key that `verifies` does not know."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+    try:
+        key = _load(spki)
+    except (ValueError, UnsupportedAlgorithm):
+        return ""
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return "PKIX_ED25519"
+    return KEY_DETAILS if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1) else ""
+
+
 def to_pem(key: PublicKey) -> bytes:
     """Return the key as PEM, as `cosign --key` reads it."""
     text = base64.b64encode(key.spki).decode()
@@ -40,7 +54,7 @@ def to_pem(key: PublicKey) -> bytes:
 
 def verifies(spki: bytes, signature: bytes, message: bytes) -> bool:
     """Tell whether `signature` (ASN.1 DER for P-256) over `message` was made with this P-256 or Ed25519 key."""
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -52,7 +66,7 @@ def verifies(spki: bytes, signature: bytes, message: bytes) -> bool:
             key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
         else:
             return False
-    except (InvalidSignature, ValueError):
+    except (InvalidSignature, ValueError, UnsupportedAlgorithm):
         return False
     return True
 

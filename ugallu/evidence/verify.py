@@ -118,6 +118,8 @@ def verify_entry(entry: LogEntry, envelope: Envelope, log: LogKey) -> None:
 def signed_checkpoint(text: str, log: LogKey) -> note.Checkpoint:
     """Read a checkpoint; raises `PermanentError` unless the log signed it. Kept: entries logged together share one."""
     signed = note.read(text)
+    if keys.details(log.spki) != log.key_details:
+        raise PermanentError(f"the log's key is no {log.key_details[:40]!r}, as the trusted root has it")
     # Witnesses may add lines of their own; the log's own line must be there once, and hold.
     own = [line for line in signed.signatures if line.name == log.origin and line.key_hint == log.log_id[:4]]
     if len(own) != 1 or not keys.verifies(log.spki, own[0].signature, signed.body.encode()):

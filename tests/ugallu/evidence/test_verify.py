@@ -189,6 +189,14 @@ async def test_another_key_or_log_is_refused_by_name(kit: Kit, tmp_path: Path) -
     assert {c.name for c in report.checks if c.outcome is Outcome.FAILED} == {"key", "signature", "log"}
 
 
+@pytest.mark.parametrize("claimed", ["", "PKIX_ED25519", "PKIX_ECDSA_P384_SHA_384"])
+def test_a_log_key_is_what_the_trusted_root_says(kit: Kit, claimed: str) -> None:
+    """A root that calls the key by another algorithm is not followed halfway."""
+    root = kit.trusted_root.replace(b"PKIX_ECDSA_P256_SHA_256", claimed.encode())
+    report = verify(kit.bundle, key=kit.key, root=trusted_root.read(root), subject=kit.spec)
+    assert {c.name for c in report.checks if c.outcome is Outcome.FAILED} == {"checkpoint"}
+
+
 @settings(max_examples=200)
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
 def test_garbage_is_an_error_not_a_crash(content: bytes) -> None:
