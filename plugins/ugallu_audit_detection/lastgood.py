@@ -1,6 +1,7 @@
 """The last version of each rule that served, on disk: a bad edit must not blind a rule, not even across a restart."""
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 from urllib.parse import quote
@@ -8,6 +9,8 @@ from urllib.parse import quote
 import msgspec
 
 from ugallu.sdk import SigmaRuleSpec, encode
+
+MAX_NAME = 200
 
 
 class LastGood:
@@ -46,4 +49,7 @@ class LastGood:
             self._path(rule).unlink()
 
     def _path(self, rule: str) -> Path:
-        return self._directory / f"{quote(rule, safe='')[:200]}.json"
+        name = quote(rule, safe="")
+        if len(name) > MAX_NAME:  # a file system takes 255 bytes; two long names may begin alike
+            name = hashlib.sha256(rule.encode()).hexdigest()
+        return self._directory / f"{name}.json"

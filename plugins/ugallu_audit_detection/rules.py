@@ -108,6 +108,10 @@ class Rules:
     def _take(self, rule: SigmaRule, version: tuple[str, int, str]) -> Known:
         name, before = rule.metadata.name, self._known.get(rule.metadata.name)
         known = Known(version, rule.spec, state=before.state if before else "")
+        if before is not None and before.version[0] != rule.metadata.uid:
+            # Deleted and made anew between two looks: what the other one said is no last good version of this one.
+            self._engine.disarm(name)
+            self._last_good.forget(name)
         try:
             known.armed = arm(name, rule.spec, rule.metadata.labels)
             known.wrong = failure(known.armed)

@@ -302,7 +302,7 @@ def leaf_conditions(leaf_: dict[str, Any], event: Event) -> Any:
             decided = None if not code else "forbid" if code == 403 else "allow"
         yield decided == leaf_["decision"]
     uri = event.get("requestURI", "")
-    yield like(leaf_.get("requestURIGlob"), [uri, unquote(uri)])
+    yield like(leaf_.get("requestURIGlob"), [uri, unquote(uri), unquote_plus(uri)])
     yield like(leaf_.get("userAgentGlob"), [event.get("userAgent", "")])
     if leaf_.get("sourceIPs"):
         hops = source_ips(event)

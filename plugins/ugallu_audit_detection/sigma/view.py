@@ -241,9 +241,12 @@ class RecordView:
 
     @part
     def uris(self) -> tuple[str, ...]:
-        """The request URI as sent, and percent-decoded where that differs."""
+        """The request URI as sent, and decoded where that differs: in a query a space may be `%20` as well as `+`."""
         uri = self.record.request_uri
-        return (uri, unquote(uri)) if "%" in uri else (uri,)
+        if "%" not in uri and "+" not in uri:
+            return (uri,)
+        plain = unquote(uri)
+        return (uri, plain, unquote_plus(uri)) if "+" in uri else (uri, plain)
 
     @part
     def request_clues(self) -> "Clues":

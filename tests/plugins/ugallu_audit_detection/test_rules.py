@@ -253,6 +253,28 @@ async def test_a_rule_that_needs_bodies_says_when_none_come(house: House) -> Non
     assert said(await house.turn(), "NeedsLevel") is None
 
 
+async def test_a_rule_made_anew_is_another_rule(house: House) -> None:
+    """Deleted and created between two looks: the version of the one is not the last good version of the other."""
+    await house.put(sigma_rule())
+    await house.cluster.delete(SigmaRule, "pod-read")
+    rule = await house.put(sigma_rule(**BROKEN))
+    assert said(rule, "Serving") == ("False", "NotArmed")
+    assert house.hits() == 0
+    house.restart()
+    assert said(await house.turn(), "Serving") == ("False", "NotArmed")
+
+
+async def test_rules_whose_long_names_begin_alike_keep_versions_of_their_own(house: House) -> None:
+    """A name may be longer than what a file is called by."""
+    one, two = "x" * 240 + "-1", "x" * 240 + "-2"
+    await house.put(sigma_rule(one))
+    await house.put(sigma_rule(two, match={"verb": ["list"]}))
+    await house.cluster.apply(sigma_rule(one, **BROKEN), manager="test")
+    house.restart()
+    assert said(await house.turn(one), "Serving") == ("True", "LastGoodVersion")
+    assert house.hits() == 1
+
+
 async def test_a_slow_rule_is_remarked_and_goes_on_serving(house: House) -> None:
     """Its status says so; to switch it off would give a switch to whoever can send what makes it slow."""
     await house.put(sigma_rule())

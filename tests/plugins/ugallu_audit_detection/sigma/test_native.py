@@ -417,6 +417,14 @@ def test_an_odd_part_costs_nothing_but_itself(match: dict[str, Any], part: dict[
         assert not hits(match, verb="get", **{next(iter(part)): odd})
 
 
+@pytest.mark.parametrize("space", ["+", "%20", "%2520"])
+def test_a_space_in_a_uri_is_a_space_however_it_is_sent(space: str) -> None:
+    """Clients write `+`, intruders whatever the rule does not expect; what is encoded twice is no space to anybody."""
+    asked = {"requestURIGlob": ["*command=cat /etc/shadow*"]}
+    uri = f"/api/v1/namespaces/a/pods/b/exec?command=cat{space}%2Fetc%2Fshadow"
+    assert hits(asked, verb="get", requestURI=uri) is (space != "%2520")
+
+
 def test_several_expressions_are_one_search() -> None:
     """Each keeps its own anchors and flags, alone or together."""
     sources = ["^a", "(?i)b$", "c|^d"]
