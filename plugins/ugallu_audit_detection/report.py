@@ -156,7 +156,9 @@ def _armed(rule: RuleInFile) -> tuple[Armed | None, RuleError | None]:
 def _facts(rule: RuleInFile, armed: Armed) -> dict[str, Any]:
     dispatch, needs, spec = armed.compiled.dispatch, armed.compiled.needs, armed.spec
     asked = {
-        name: sorted(values) for name in dispatch.__struct_fields__ if (values := getattr(dispatch, name)) is not None
+        name: sorted(values)
+        for name in dispatch.__struct_fields__
+        if name != "stages" and (values := getattr(dispatch, name)) is not None
     }
     return {
         "rule": armed.name,
@@ -166,7 +168,7 @@ def _facts(rule: RuleInFile, armed: Armed) -> dict[str, Any]:
         "severity": spec.emit.severity,
         "enabled": spec.enabled,
         "conditions": armed.compiled.explain(),
-        "requests": {name: sorted(values) for name, values in asked.items()},
+        "requests": asked,
         "level": needs.level,
         "stages": sorted(needs.stages) if needs.stages is not None else _STAGES,
         "tests": [{"name": test.name, "expect": test.expect} for test in spec.tests],
