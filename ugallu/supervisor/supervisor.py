@@ -15,9 +15,10 @@ import msgspec
 import structlog
 
 from ugallu.api.bundle import AttestationBundle, BundlePhase
+from ugallu.api.meta import Resource
 from ugallu.bus.port import Bus
 from ugallu.clock import Clock
-from ugallu.cluster.port import Cache, Change, Cluster, Key, View, key_of, list_all
+from ugallu.cluster.port import Cache, Change, Cluster, GoneError, Key, View, key_of
 from ugallu.emit.ledger import Totals
 from ugallu.emit.outbox import Outbox
 from ugallu.errors import PermanentError, UgalluError
@@ -313,17 +314,16 @@ class Supervisor:
                 await self.until(lambda: self._outbox.idle)
                 before = await self._seen_by_views()
                 await self.until(lambda: all(cell.idle for cell in self._cells))
-                if self._outbox.idle and await self._seen_by_views() == before:
+                if self._outbox.idle and await self._versions() == before:
                     break
             tg.cancel_scope.cancel()
 
     async def _seen_by_views(self) -> dict[str, str]:
         """Return the version of every watched kind, once the views hold all of its objects."""
-        versions: dict[str, str] = {}
-        for kind in {watched for cell in self._cells for watched in cell.watched}:
+        versions = await self._versions()
+        for kind in self._watched():
             view = self._cache.view(kind)
-            listed, versions[kind.kind_info.name] = await list_all(self._cluster, kind)
-            missing = {key_of(resource) for resource in listed}
+            missing = await self._unseen(kind, view)
 
             def all_seen(missing: set[Key] = missing, view: View[Any] = view) -> bool:
                 missing.difference_update([key for key in missing if view.get(key.name, key.namespace)])
@@ -333,6 +333,31 @@ class Supervisor:
             with anyio.move_on_after(VIEW_SECONDS):
                 await view.until(all_seen)
         return versions
+
+    async def _versions(self) -> dict[str, str]:
+        """Return the present version of every watched kind: equal ones mean that nothing was written in between."""
+        found: dict[str, str] = {}
+        for kind in self._watched():
+            found[kind.kind_info.name] = (await self._cluster.list(kind, limit=1)).resource_version
+        return found
+
+    def _watched(self) -> set[type[Resource]]:
+        return {watched for cell in self._cells for watched in cell.watched}
+
+    async def _unseen(self, kind: type[Resource], view: View[Any]) -> set[Key]:
+        """Return what the cluster has and the view has not, page by page: there may be a great many."""
+        missing: set[Key] = set()
+        token = ""
+        while True:
+            try:
+                page = await self._cluster.list(kind, continue_token=token)
+            except GoneError:  # the list took longer than the cluster remembers
+                missing, token = set(), ""
+                continue
+            missing.update(key for r in page.items if view.get((key := key_of(r)).name, key.namespace) is None)
+            token = page.continue_token
+            if not token:
+                return missing
 
     async def _leave_on(self, stop: anyio.Event, scope: anyio.CancelScope) -> None:
         await stop.wait()

@@ -19,7 +19,7 @@ from ugallu.api.subject import ExternalKind, external
 from ugallu.bus.port import Publish
 from ugallu.clock import Clock, SystemClock
 from ugallu.cluster.embedded.cluster import EmbeddedCluster
-from ugallu.cluster.port import Key, list_all
+from ugallu.cluster.port import GoneError, Key, Page, list_all
 from ugallu.errors import PermanentError
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import After, Operator, Parts, Source
@@ -347,3 +347,29 @@ async def test_progress_is_told_while_it_runs_and_at_the_end(tmp_path: Path) -> 
     assert (told[-1].lines, told[-1].findings, told[-1].sealed) == (200, 20, 0)
     assert told[-1].events >= 20
     assert AttestationBundle not in [kind for cell in made.supervisor.cells for kind in cell.watched]
+
+
+async def test_settling_reads_page_by_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many objects there are, no more than a page is held; a list that grew too old begins again."""
+    async with process(tmp_path, Watching, Answering, source=lambda: NumberSource(6000)) as made:
+        real, gone, sizes = made.cluster.list, [True], []
+
+        async def listing(kind: type[Any], **options: Any) -> Page[Any]:
+            if options.get("continue_token") and kind is SecurityEvent and gone:
+                gone.clear()
+                raise GoneError("too old")
+            page = await real(kind, **options)
+            sizes.append(len(page.items))
+            return page
+
+        async def settle() -> None:
+            await made.supervisor.ready.wait()
+            monkeypatch.setattr(made.cluster, "list", listing)
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(settle)
+            outcome = await made.supervisor.run(anyio.Event(), until_idle=True)
+        events, _ = await list_all(made.cluster, SecurityEvent)
+    assert (outcome.emitted, gone) == (600, [])
+    assert max(sizes) == 500
+    assert all(event.status.acknowledged for event in events)
