@@ -7,13 +7,18 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
 from ugallu.errors import PermanentError
 
 S = TypeVar("S")
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+MIN_LINE: Final = 1024
+MIN_JOURNAL: Final = 1 << 20
 
 
 class Secret(Generic[S]):
@@ -43,24 +48,24 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keep reading as the file grows and rotates; off for a replay, which ends with the input."""
     from_start: bool = False
     """Without a checkpoint, start at the oldest rotated file instead of the end of the current one."""
-    max_line_bytes: int = 64 << 20
+    max_line_bytes: Annotated[int, msgspec.Meta(ge=MIN_LINE)] = 64 << 20
     """Longer lines are counted, not kept."""
 
 
 class EmitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How findings become objects."""
 
-    fold_window_seconds: float = 600.0
+    fold_window_seconds: Seconds = 600.0
     """Equal findings this close together, by their own time, become one event and one closing event."""
-    objects_per_hour: int = 20_000
+    objects_per_hour: Count = 20_000
     """Object budget by event time; past it only high and critical become objects, the rest is counted and reported."""
-    creates_per_second: float = 0.0
+    creates_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Pace of creates against a real API server (0: unpaced, for the embedded cluster); pacing delays, never drops."""
-    reserved_share: float = 0.5
+    reserved_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     """Part of the pace that only high and critical may use."""
-    max_age_seconds: float = 24 * 3600.0
+    max_age_seconds: Seconds = 24 * 3600.0
     """A create that keeps failing is given up, counted and reported after this long; never after a number of tries."""
-    journal_bytes: int = 1 << 30
+    journal_bytes: Annotated[int, msgspec.Meta(ge=MIN_JOURNAL)] = 1 << 30
     """Size of the journal on disk."""
 
 
@@ -74,9 +79,9 @@ class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Log lines go to stderr."""
 
-    level: str = "info"
-    format: str = "auto"
-    """json, console, or auto: console on a terminal."""
+    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    format: Literal["json", "console", "auto"] = "auto"
+    """auto: console on a terminal, else json."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +95,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Part of every event's name: two clusters never share one."""
     cluster_name: str = "local"
     instance: str = msgspec.field(default_factory=socket.gethostname)
-    grace_seconds: float = 25.0
+    grace_seconds: Seconds = 25.0
     """From SIGTERM to the end; below the 30 s that Kubernetes grants."""
     seal: bool = True
     """Sign, log and archive events; off for `replay --no-seal`."""
@@ -119,7 +124,11 @@ def load(overrides: Mapping[str, Any], environ: Mapping[str, str] | None = None)
     try:
         return msgspec.convert(raw, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise PermanentError(str(error), where="settings", fix="see `ugallu run --help`") from error
+        what, _, path = str(error).partition(" - at `$.")
+        name = path.rstrip("`").partition("[")[0]
+        variable = f"UGALLU_{name.replace('.', '_').upper()}"
+        where = f"setting {name} ({variable})" if name else "settings"
+        raise PermanentError(what, where=where, fix="see `ugallu run --help`") from error
 
 
 def _from_environment(cls: type[msgspec.Struct], env: Mapping[str, str], prefix: str) -> dict[str, Any]:
@@ -131,7 +140,7 @@ def _from_environment(cls: type[msgspec.Struct], env: Mapping[str, str], prefix:
             if nested:
                 found[field.name] = nested
         elif name in env:
-            is_list = field.type not in (str, int, float, bool)
+            is_list = field.type == tuple[str, ...]
             found[field.name] = [part for part in env[name].split(",") if part] if is_list else env[name]
     return found
 

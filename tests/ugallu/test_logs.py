@@ -1,6 +1,7 @@
 """Log lines: one JSON object each for machines, readable for people, always on the given stream."""
 
 import io
+from typing import Literal
 
 import msgspec
 import pytest
@@ -54,7 +55,7 @@ def test_auto_is_json_where_nobody_watches() -> None:
 
 
 @pytest.mark.parametrize("kind", ["json", "console"])
-def test_no_secret_reaches_a_line(kind: str) -> None:
+def test_no_secret_reaches_a_line(kind: Literal["json", "console"]) -> None:
     """A Secret that is logged by mistake stays one."""
     out = stream()
     logger(LogSettings(format=kind), out).info("token", token=Secret("hunter2"))

@@ -42,7 +42,16 @@ def test_variables_reach_nested_fields_with_their_types() -> None:
 @pytest.mark.parametrize(
     ("overrides", "env", "named"),
     [
-        ({}, {"UGALLU_EMIT_OBJECTS_PER_HOUR": "many"}, "objects_per_hour"),
+        ({}, {"UGALLU_EMIT_OBJECTS_PER_HOUR": "many"}, r"emit.objects_per_hour \(UGALLU_EMIT_OBJECTS_PER_HOUR\): Exp"),
+        ({"emit": {"objects_per_hour": "-1"}}, {}, "objects_per_hour"),
+        ({"emit": {"fold_window_seconds": "-0.1"}}, {}, "fold_window_seconds"),
+        ({"emit": {"fold_window_seconds": "nan"}}, {}, "fold_window_seconds"),
+        ({"emit": {"reserved_share": "1.1"}}, {}, "reserved_share"),
+        ({"emit": {"journal_bytes": "1"}}, {}, "journal_bytes"),
+        ({"audit": {"max_line_bytes": "0"}}, {}, "max_line_bytes"),
+        ({"grace_seconds": "-1"}, {}, "grace_seconds"),
+        ({"log": {"level": "loud"}}, {}, "log.level"),
+        ({}, {"UGALLU_LOG_FORMAT": "xml"}, "UGALLU_LOG_FORMAT"),
         ({"sate": "/x"}, {}, "sate"),
         ({"audit": {"fils": ["x"]}}, {}, "fils"),
     ],
