@@ -16,7 +16,8 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "run",
         help="watch audit logs until stopped",
-        description="Run the operators until SIGTERM; a second SIGTERM ends at once. Every setting may also come from "
+        description="Run the operators until SIGTERM, with --no-follow until the input has ended and all that came of "
+        "it is done; a second SIGTERM ends at once. Every setting may also come from "
         "the environment: UGALLU_STATE, UGALLU_AUDIT_FILES, UGALLU_EMIT_OBJECTS_PER_HOUR...",
     )
     parser.add_argument("--kubeconfig", metavar="F", help="use a Kubernetes cluster (not in this release)")
@@ -65,5 +66,5 @@ async def _run(settings: "Settings", rules: list[Path]) -> None:
         if not (await process.cluster.list(SigmaRule, limit=1)).items:
             process.log.warning("no rules: pass --rules DIR")
         with stopping() as stop:
-            books = await process.supervisor.run(stop)
+            books = await process.supervisor.run(stop, until_idle=not settings.audit.follow)
     process.log.info("stopped", **as_json(books), cut=list(books.cut))
