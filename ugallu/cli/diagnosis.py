@@ -1,31 +1,40 @@
 """What `ugallu doctor` examines. It only looks: a sick state stays as it is, a running process undisturbed."""
 
 import datetime as dt
-import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from heapq import nlargest
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import msgspec
 from anyio import from_thread, to_thread
 
 from ugallu.cli.evidence import FOLDER
 from ugallu.clock import Clock
+from ugallu.cluster.embedded.lock import held_by
 from ugallu.errors import UgalluError
+from ugallu.evidence.kit import KEY_FILE
 from ugallu.settings import Settings
 from ugallu.supervisor.assembly import JOURNAL
 
 if TYPE_CHECKING:
     from ugallu.api.meta import Resource
+    from ugallu.cluster.port import Cluster, Page
+    from ugallu.evidence.ports import PublicKey
 
+R = TypeVar("R", bound="Resource")
 Verdict = Literal["ok", "warn", "fail"]
 
 QUIET_SECONDS: Final = 300.0
 """An API server writes its leases every few seconds: a log this old is no longer written."""
-LOCK: Final = "cluster.lock"
+DATABASE: Final = "cluster.db"
+RESTORE_KEY: Final = "restore it; a new key cannot vouch for old evidence"
+PAGE: Final = 500
+EXAMINED: Final = 1000
+"""So many of the newest seals are verified: a second or two."""
 ROTATE_BYTES: Final = 1 << 30
 ODD_SECONDS: Final = 60.0
 
@@ -39,10 +48,14 @@ class Finding(msgspec.Struct, frozen=True):
     fix: str = ""
 
 
-def installation() -> Iterator[Finding]:
-    """Examine what is installed: every operator must be importable."""
-    from ugallu.supervisor.registry import installed
+def installation(enable: Sequence[str] = ()) -> Iterator[Finding]:
+    """Examine what is installed: every operator must be importable, and those that are to run must be there."""
+    from ugallu.supervisor.registry import choose, installed
 
+    try:
+        choose(enable, installed())
+    except UgalluError as error:
+        yield Finding("operators", "fail", error.what, error.fix)
     for line in installed().values():
         try:
             operator = line.load()
@@ -57,20 +70,57 @@ def installation() -> Iterator[Finding]:
 def state(path: Path, settings: Settings, clock: Clock) -> Iterator[Finding]:
     """Examine a state directory as files; `contents` looks inside."""
     if not path.is_dir():
-        yield Finding("state", "fail", f"{path} is not there", f"ugallu run --state {path} makes it")
+        if path.exists():
+            yield Finding("state", "fail", f"{path} is no directory", "name a directory, or a place for a new one")
+        else:
+            yield Finding("state", "fail", f"{path} is not there", f"ugallu run --state {path} makes it")
         return
-    holder = _holder(path / LOCK)
-    yield from _permissions(path)
-    yield _space(path, settings)
-    yield Finding("lock", "ok", f"held by {holder}" if holder else "free: no process uses this state now")
-    yield from _keys(path)
-    yield _journal(path, busy=bool(holder))
-    yield _time(path, clock)
+    yield _permissions(path)
+    if not os.access(path, os.R_OK | os.X_OK):
+        return
+    checks: Sequence[tuple[str, Callable[[], Iterator[Finding]]]] = (
+        ("disk", lambda: _space(path, settings)),
+        ("lock", lambda: _lock(path)),
+        ("key", lambda: _keys(path)),
+        ("journal", lambda: _journal(path)),
+        ("clock", lambda: _time(path, clock)),
+    )
+    for name, check in checks:
+        try:
+            yield from check()
+        except OSError as error:
+            yield _unreadable(name, path, error)
 
 
 async def contents(path: Path, clock: Clock) -> Sequence[Finding]:
-    """Examine what a state directory holds: every object decodes, the log's entries make its signed root."""
-    return await _cluster(path), await to_thread.run_sync(_log, path, clock)
+    """Examine what a state directory holds.
+
+    Every object decodes, the log's entries make its signed root, the archive holds what was sealed.
+    """
+    if not os.access(path, os.R_OK | os.X_OK):
+        return ()
+    return [
+        await _inside("cluster", path, _cluster),
+        await _inside("log", path, lambda path: to_thread.run_sync(_log, path, clock)),
+        await _inside("archive", path, _archive),
+    ]
+
+
+async def _inside(name: str, path: Path, check: Callable[[Path], Awaitable[Finding]]) -> Finding:
+    try:
+        return await check(path)
+    except OSError as error:
+        return _unreadable(name, path, error)
+    except UgalluError as error:
+        return Finding(name, "fail", error.what, "restore --state from a backup")
+    except ValueError as error:  # what is stored is no JSON any more
+        return Finding(name, "fail", f"an object cannot be read: {error}", "restore --state from a backup")
+
+
+def _unreadable(name: str, path: Path, error: OSError) -> Finding:
+    denied = isinstance(error, PermissionError)
+    fix = "run as the user that ugallu runs as" if denied else "look at the disk: dmesg"
+    return Finding(name, "fail", f"{error.filename or path}: {error.strerror}", fix)
 
 
 def audit_logs(paths: Sequence[Path], clock: Clock) -> Iterator[Finding]:
@@ -99,56 +149,66 @@ def audit_logs(paths: Sequence[Path], clock: Clock) -> Iterator[Finding]:
             yield Finding(name, "ok", f"readable, written {max(age, 0):,.0f} s ago")
 
 
-def _permissions(path: Path) -> Iterator[Finding]:
+def _permissions(path: Path) -> Finding:
     status = path.stat()
     if status.st_uid != os.geteuid():
-        yield Finding("owner", "fail", f"{path} belongs to uid {status.st_uid}", f"chown -R $(id -u) {path}")
-    elif stat.S_IMODE(status.st_mode) & 0o077:
-        yield Finding("permissions", "fail", f"others may enter {path}", f"chmod 700 {path}")
-    elif not os.access(path, os.W_OK):
-        yield Finding("permissions", "fail", f"{path} cannot be written", f"chmod u+w {path}")
-    else:
-        yield Finding("permissions", "ok", f"{path} is ours alone")
+        return Finding("owner", "fail", f"{path} belongs to uid {status.st_uid}", f"chown -R $(id -u) {path}")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        return Finding("permissions", "fail", f"others may enter {path}", f"chmod 700 {path}")
+    if not os.access(path, os.W_OK):
+        return Finding("permissions", "fail", f"{path} cannot be written", f"chmod u+w {path}")
+    return Finding("permissions", "ok", f"{path} is ours alone")
 
 
-def _space(path: Path, settings: Settings) -> Finding:
+def _space(path: Path, settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(path).free
     inodes = os.statvfs(path).f_favail
     if free < 64 << 20 or inodes == 0:
-        return Finding("disk", "fail", f"{free >> 20:,} MiB free", "make room: intake stops when the disk is full")
-    if free < settings.emit.journal_bytes:
-        return Finding("disk", "warn", f"{free >> 20:,} MiB free, less than the journal may take", "--journal-bytes N")
-    return Finding("disk", "ok", f"{free >> 30:,} GiB free")
+        yield Finding("disk", "fail", f"{free >> 20:,} MiB free", "make room: intake stops when the disk is full")
+    elif free < settings.emit.journal_bytes:
+        yield Finding("disk", "warn", f"{free >> 20:,} MiB free, less than the journal may take", "--journal-bytes N")
+    else:
+        yield Finding("disk", "ok", f"{free >> 30:,} GiB free")
 
 
-def _holder(lock: Path) -> str:
-    """Return who holds the lock, empty when nobody does: it is the kernel's, held if and only if its holder lives."""
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return ""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-    finally:
-        os.close(descriptor)
-    return ""
+def _lock(path: Path) -> Iterator[Finding]:
+    holder = held_by(path)
+    yield Finding("lock", "ok", f"held by {holder}" if holder else "free: no process uses this state now")
 
 
 def _keys(path: Path) -> Iterator[Finding]:
     from ugallu.evidence.signers.local import load_key
 
-    found = sorted(path.rglob("*.key"))
-    for file in found:
+    folder = path / FOLDER
+    public = folder / KEY_FILE
+    # Who made evidence is known by a key that must never silently become another one.
+    expected = {"attestor.key": public, "log.key": folder / "keys" / "log.witness"}
+    found = {file.name: file for file in sorted(path.rglob("*.key"))}
+    for name, trace in expected.items():
+        if name not in found and trace.exists():
+            yield Finding(f"key {name}", "fail", f"{folder / 'keys' / name} is gone", RESTORE_KEY)
+    for name, file in found.items():
         try:
             key = load_key(file)
+            other = name == "attestor.key" and public.exists() and not _same(key.public, public)
         except UgalluError as error:
-            yield Finding(f"key {file.name}", "fail", error.what, error.fix)
+            yield Finding(f"key {name}", "fail", error.what, error.fix)
+            continue
+        if other:
+            yield Finding(f"key {name}", "fail", f"{public} is not its public half", RESTORE_KEY)
         else:
-            yield Finding(f"key {file.name}", "ok", f"{key.public.key_id}, readable by us alone")
-    if not found:
+            yield Finding(f"key {name}", "ok", f"{key.public.key_id}, readable by us alone")
+    if not found and not public.exists():
         yield Finding("key", "ok", "none yet; it is made when the first event is sealed")
+
+
+def _same(key: "PublicKey", file: Path) -> bool:
+    from ugallu.evidence import keys
+
+    try:
+        return keys.from_pem(file.read_bytes(), where=str(file)).key_id == key.key_id
+    except UgalluError:
+        return False
 
 
 async def _cluster(path: Path) -> Finding:
@@ -158,24 +218,21 @@ async def _cluster(path: Path) -> Finding:
     from ugallu.api.sigma import SigmaRule
     from ugallu.cli.state import reading
 
+    if not (path / DATABASE).exists():
+        if any((path / JOURNAL).glob("*.seg")) or (path / FOLDER).exists():
+            return Finding("cluster", "fail", f"{DATABASE} is gone, and its events with it", "restore it from a backup")
+        return Finding("cluster", "ok", "none yet; `ugallu run` makes it")
     kinds: tuple[type[Resource], ...] = (SecurityEvent, AttestationBundle, SigmaRule)
     counts, unread, unsealed = dict.fromkeys((kind.kind_info.plural for kind in kinds), 0), 0, 0
-    try:
-        async with reading(path) as cluster:
-            for kind in kinds:
-                token, more = "", True
-                while more:
-                    page = await cluster.list(kind, continue_token=token)
-                    counts[kind.kind_info.plural] += len(page.items)
-                    unread += page.skipped
-                    unsealed += sum(
-                        isinstance(item, AttestationBundle) and item.status.phase is not BundlePhase.SEALED
-                        for item in page.items
-                    )
-                    token = page.continue_token
-                    more = bool(token)
-    except UgalluError as error:
-        return Finding("cluster", "fail", error.what, error.fix or "restore cluster.db from a backup")
+    async with reading(path) as cluster:
+        for kind in kinds:
+            async for page in _pages(cluster, kind):
+                counts[kind.kind_info.plural] += len(page.items)
+                unread += page.skipped
+                unsealed += sum(
+                    isinstance(item, AttestationBundle) and item.status.phase is not BundlePhase.SEALED
+                    for item in page.items
+                )
     told = ", ".join(f"{count:,} {plural}" for plural, count in counts.items())
     if unread:
         return Finding(
@@ -188,7 +245,50 @@ async def _cluster(path: Path) -> Finding:
     return Finding("cluster", "ok", told)
 
 
-def _journal(path: Path, *, busy: bool) -> Finding:
+async def _pages(cluster: "Cluster", kind: "type[R]") -> "AsyncIterator[Page[R]]":
+    token, more = "", True
+    while more:
+        page = await cluster.list(kind, limit=PAGE, continue_token=token)
+        yield page
+        token = page.continue_token
+        more = bool(token)
+
+
+async def _archive(path: Path) -> Finding:
+    """Verify what was sealed last from the bytes in the archive, as a stranger would."""
+    from ugallu.api.bundle import AttestationBundle, BundlePhase
+    from ugallu.api.event import SecurityEvent
+    from ugallu.cli.evidence import Archive
+    from ugallu.cli.state import reading
+
+    if not (path / FOLDER / KEY_FILE).exists() or not (path / DATABASE).exists():
+        return Finding("archive", "ok", "nothing was sealed yet")
+    archive = Archive(path)
+    recent: list[AttestationBundle] = []
+    total = verified = 0
+    bad = ""
+    async with reading(path) as cluster:
+        async for page in _pages(cluster, AttestationBundle):
+            sealed = [bundle for bundle in page.items if bundle.status.phase is BundlePhase.SEALED]
+            total += len(sealed)
+            recent = nlargest(EXAMINED, [*recent, *sealed], key=lambda bundle: str(bundle.status.sealed_at))
+        for bundle in recent:
+            name = bundle.spec.attested_for.name
+            try:
+                report = archive.check(await archive.kit(await cluster.get(SecurityEvent, name), bundle))
+                reason = report.reason
+            except UgalluError as error:
+                reason = error.what
+            verified += not reason
+            bad = bad or (f"{name}: {reason}" if reason else "")
+    if bad:
+        told = f"{len(recent) - verified:,} of {len(recent):,} sealed events do not verify; {bad}"
+        return Finding("archive", "fail", told, "keep the disk as it is and find out who changed it")
+    rest = f", the newest of {total:,}" if total > len(recent) else ""
+    return Finding("archive", "ok", f"{verified:,} sealed events verify from their archived bytes{rest}")
+
+
+def _journal(path: Path) -> Iterator[Finding]:
     """Survey every segment: whole frames, or bytes that are none."""
     from ugallu.journal import frames
 
@@ -209,11 +309,14 @@ def _journal(path: Path, *, busy: bool) -> Finding:
     size = sum(segment.stat().st_size for segment in segments)
     if damaged:
         lost = f"{damaged:,} records are damaged"
-        return Finding("journal", "fail", lost, "check the disk; the damage is counted and skipped at the next start")
-    if torn and not busy:
+        yield Finding("journal", "fail", lost, "check the disk; the damage is counted and skipped at the next start")
+    elif not segments and any((path / JOURNAL / "cursors").glob("*")):
+        yield Finding("journal", "fail", "its segments are gone", "restore --state from a backup")
+    elif torn and not held_by(path):
         cut = f"{torn:,} bytes were never acknowledged"
-        return Finding("journal", "warn", cut, "nothing to do: the next start cuts them off")
-    return Finding("journal", "ok", f"{records:,} records in {len(segments)} segments, {size:,} bytes")
+        yield Finding("journal", "warn", cut, "nothing to do: the next start cuts them off")
+    else:
+        yield Finding("journal", "ok", f"{records:,} records in {len(segments)} segments, {size:,} bytes")
 
 
 def _log(path: Path, clock: Clock) -> Finding:
@@ -227,9 +330,13 @@ def _log(path: Path, clock: Clock) -> Finding:
     from ugallu.evidence.signers.local import load_key
 
     folder = path / FOLDER
+    if not (folder / "log").is_dir() and (folder / "keys" / "log.witness").exists():
+        return Finding(
+            "log", "fail", f"{folder / 'log'} is gone", "restore it from a backup: new entries would fork it"
+        )
     if not (folder / "log").is_dir():
         return Finding("log", "ok", "none yet; it begins when the first event is sealed")
-    if _holder(path / LOCK):
+    if held_by(path):
         return Finding("log", "ok", "in use; its owner proves the tree at every start")
     try:
         key = load_key(folder / "keys" / "log.key")
@@ -245,16 +352,17 @@ def _log(path: Path, clock: Clock) -> Finding:
             finally:
                 log.close()
     except (UgalluError, OSError) as error:
-        what = error.what if isinstance(error, UgalluError) else str(error)
+        what = error.what if isinstance(error, UgalluError) else f"{error.filename}: {error.strerror}"
         return Finding("log", "fail", what, "keep the disk as it is and find out who changed it")
 
 
-def _time(path: Path, clock: Clock) -> Finding:
+def _time(path: Path, clock: Clock) -> Iterator[Finding]:
     newest = max((file.stat().st_mtime for file in path.rglob("*") if file.is_file()), default=0.0)
     ahead = newest - clock.now().timestamp()
     if ahead > ODD_SECONDS:
         when = dt.datetime.fromtimestamp(newest, dt.UTC)
-        return Finding(
+        yield Finding(
             "clock", "fail", f"the state was written at {when:%Y-%m-%d %H:%M:%S} UTC, which is to come", "timedatectl"
         )
-    return Finding("clock", "ok", f"{clock.now():%Y-%m-%d %H:%M:%S} UTC, behind nothing that was written")
+        return
+    yield Finding("clock", "ok", f"{clock.now():%Y-%m-%d %H:%M:%S} UTC, behind nothing that was written")

@@ -18,7 +18,7 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "doctor",
         help="check that everything ugallu needs is in order",
-        description="Check state directory, journal, cluster, key, log, operators, audit logs and clock. "
+        description="Check state directory, journal, cluster, keys, log, archive, operators, audit logs and clock. "
         "Exit status: 0 nothing failed (warnings included), 1 something did.",
     )
     flags.add(parser, ("state", "audit.files", "enable"))
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = load(flags.overrides(args))
     clock = SystemClock()
-    found = list(diagnosis.installation())
+    found = list(diagnosis.installation(settings.enable))
     if settings.state:
         path = Path(settings.state)
         found += diagnosis.state(path, settings, clock)

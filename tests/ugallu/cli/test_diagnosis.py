@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from ugallu.api.bundle import AttestationBundle, AttestationBundleSpec
+from ugallu.api.meta import Metadata, ObjectReference
 from ugallu.cli import diagnosis
 from ugallu.clock import SystemClock
 from ugallu.cluster.embedded.cluster import EmbeddedCluster
+from ugallu.evidence.keys import to_pem
 from ugallu.evidence.signers.local import open_key
 from ugallu.journal.port import Retention
 from ugallu.journal.segmented import SegmentedJournal
@@ -83,6 +86,76 @@ async def test_lock_names_its_living_holder(tmp_path: Path) -> None:
     assert f"pid {os.getpid()}" in examined(path)["lock"].detail
     await cluster.close()
     assert "free" in examined(path)["lock"].detail
+
+
+async def test_fresh_directory_is_no_illness(tmp_path: Path) -> None:
+    """Before the first run there is nothing, and nothing wrong with that."""
+    path = tmp_path / "s"
+    path.mkdir(mode=0o700)
+    found = [*examined(path).values(), *await diagnosis.contents(path, SystemClock())]
+    assert {one.verdict for one in found if one.check != "disk"} == {"ok"}, found
+
+
+@pytest.mark.parametrize(
+    ("lost", "check"),
+    [
+        ("cluster.db", "cluster"),
+        ("journal/*.seg", "journal"),
+        ("evidence/log", "log"),
+        ("evidence/keys/attestor.key", "key attestor.key"),
+        ("evidence/keys/log.key", "key log.key"),
+    ],
+)
+async def test_what_was_there_and_is_gone_fails(tmp_path: Path, lost: str, check: str) -> None:
+    """A part that left traces is missed: none is taken for one that is yet to come."""
+    path = await a_state(tmp_path / "s")
+    open_key(path / "evidence" / "keys" / "log.key")
+    (path / "journal" / "cursors").mkdir(exist_ok=True)
+    (path / "journal" / "cursors" / "outbox.cursor").write_bytes(b"")
+    (path / "evidence" / "log").mkdir()
+    (path / "evidence" / "keys" / "log.witness").write_bytes(b"")
+    (path / "evidence" / "ugallu.pub").write_bytes(b"")
+    [part] = path.glob(lost)
+    part.rename(tmp_path / "gone")
+    contents = {one.check: one for one in await diagnosis.contents(path, SystemClock())}
+    found = {**examined(path), **contents}[check]
+    assert found.verdict == "fail"
+    assert "gone" in found.detail
+
+
+async def test_public_key_of_another_fails(tmp_path: Path) -> None:
+    """The key beside the evidence must be the one that signs."""
+    path = await a_state(tmp_path / "s")
+    other = open_key(tmp_path / "other.key")
+    (path / "evidence" / "ugallu.pub").write_bytes(to_pem(other.public))
+    assert examined(path)["key attestor.key"].verdict == "fail"
+
+
+async def test_object_that_is_no_json_fails(tmp_path: Path) -> None:
+    """Damage within the database is a finding, whatever the decoder makes of it."""
+    path = await a_state(tmp_path / "s")
+    cluster = EmbeddedCluster.open(path)
+    spec = AttestationBundleSpec(attested_for=ObjectReference(name="se-1"))
+    await cluster.create(AttestationBundle(metadata=Metadata(name="to-damage"), spec=spec))
+    await cluster.close()
+    file = path / "cluster.db"
+    file.write_bytes(file.read_bytes().replace(b'{"', b"{{"))
+    [found] = [one for one in await diagnosis.contents(path, SystemClock()) if one.check == "cluster"]
+    assert (found.verdict, found.fix) == ("fail", "restore --state from a backup")
+
+
+def test_file_in_place_of_a_directory_fails(tmp_path: Path) -> None:
+    """It is there, and is no directory: both are said right."""
+    (tmp_path / "s").write_bytes(b"")
+    [found] = examined(tmp_path / "s").values()
+    assert found.detail.endswith("is no directory")
+
+
+def test_operator_that_is_not_installed_fails() -> None:
+    """Whoever asks for it by name learns what there is."""
+    found = next(iter(diagnosis.installation(["nobody"])))
+    assert (found.verdict, found.detail) == ("fail", "no operator is called nobody")
+    assert "audit-detection" in found.fix
 
 
 async def test_state_from_the_future_fails(tmp_path: Path) -> None:
