@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ugallu.cli.report.story import Check
+from ugallu.settings import Settings
+from ugallu.supervisor.assembly import SEALERS
 from ugallu.supervisor.supervisor import Outcome
 
 NAMES = (
@@ -18,6 +20,11 @@ NAMES = (
     "pending",
     "sealed",
 )
+
+
+def seals(settings: Settings) -> bool:
+    """Tell whether a run with these settings seals what it finds."""
+    return any(name in SEALERS for name in settings.enable) if settings.enable else settings.seal
 
 
 def as_json(books: Outcome) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import msgspec
 
+from ugallu.api.audit import AuditRecord
 from ugallu.api.sigma import SigmaRule
 from ugallu.cli.progress import Meter, Progress
 from ugallu.cluster.port import Cluster, list_all
 from ugallu.emit import records
+from ugallu.errors import PermanentError
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import Operator
 from ugallu.settings import ListenSettings, Settings
@@ -53,10 +55,12 @@ async def play(
         await load_rules(process.cluster, process.operators, rules)
         drawn = Drawing(meter, settings.audit.files, process.metrics, process.clock.monotonic)
         done = anyio.Event()
+        readers: list[str] = []
         with stopping() as stop:
             async with anyio.create_task_group() as group:
                 if told is not None:
                     group.start_soon(_tell, process, process.journal.last, told, done)
+                group.start_soon(_ask_who_reads, process, readers)
                 try:
                     books = await process.supervisor.run(stop, until_idle=True, on_progress=drawn)
                 finally:
@@ -64,6 +68,10 @@ async def play(
                 done.set()
             if stop.is_set():
                 raise KeyboardInterrupt
+            if not readers:
+                raise PermanentError(
+                    "no enabled operator reads audit logs", where="--enable", fix="add audit-detection, or leave it out"
+                )
         if then is not None:
             await then(process, books)
     return books
@@ -87,6 +95,11 @@ async def load_rules(cluster: Cluster, operators: Sequence[Operator[Any]], paths
         if rule.metadata.name not in kept:
             await cluster.delete(SigmaRule, rule.metadata.name)
     return len(wanted)
+
+
+async def _ask_who_reads(process: Process, readers: list[str]) -> None:
+    await process.supervisor.ready.wait()
+    readers += process.supervisor.subscribers(AuditRecord)
 
 
 async def _tell(process: Process, after: int, told: Callable[[records.Submitted], None], done: anyio.Event) -> None:

@@ -72,6 +72,7 @@ async def _play(args: argparse.Namespace, settings: "Settings", rules: list[Path
 
     from ugallu.cli import books, playback
     from ugallu.cli.progress import Meter
+    from ugallu.errors import PermanentError
 
     show = _json if args.json else _text
     out = sys.stdout
@@ -89,8 +90,14 @@ async def _play(args: argparse.Namespace, settings: "Settings", rules: list[Path
     if args.json:
         print(msgspec.json.encode(books.as_json(played)).decode(), file=sys.stderr)
     else:
-        print("\n".join(books.text(played, sealing=settings.seal)), file=sys.stderr)
-    return DONE if all(check.ok for check in books.equations(played, sealing=settings.seal)) else FAILED
+        print("\n".join(books.text(played, sealing=books.seals(settings))), file=sys.stderr)
+    if played.received and not played.parsed:
+        raise PermanentError(
+            f"none of {played.received:,} lines is an audit event",
+            where=", ".join(args.files),
+            fix="name the log that --audit-log-path of the API server writes, in its JSON format",
+        )
+    return DONE if all(check.ok for check in books.equations(played, sealing=books.seals(settings))) else FAILED
 
 
 def _json(finding: "Submitted") -> str:
