@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 REPORT: Final = "ugallu-report.html"
 EVIDENCE: Final = "ugallu-evidence"
+REPEATS: Final = "dropped: dedupe"
 TITLE: Final = "An attack in fourteen steps, found in real cluster traffic"
 
 
@@ -35,6 +36,8 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Play, tell, report; anything that does not close or verify makes the status 1."""
+    import errno
+    import os
     import tempfile
 
     import anyio
@@ -44,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     given = flags.overrides(args)
     given.setdefault("log", {}).setdefault("level", "error")
     settings = load(given)
+    if args.report.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(args.report))
     if settings.state:
         return anyio.run(_demo, args, settings, Path(settings.state))
     with tempfile.TemporaryDirectory(prefix="ugallu-demo-") as state:
@@ -101,8 +106,13 @@ def _summary(story: "Story") -> "Sequence[str]":
     counts = story.ledger
     sealed = sum(entry.sealed for entry in story.entries)
     verified = sum(entry.verified for entry in story.entries)
-    repeats = sum(count for name, count in counts.items() if name.startswith("dropped"))
-    matched = f"{counts['emitted']:,} events, {counts['folded']:,} folded, {repeats:,} suppressed as repeats"
+    dropped = [
+        f"{count:,} {'suppressed as repeats' if name == REPEATS else name}"
+        for name, count in counts.items()
+        if name.startswith("dropped")
+    ]
+    matched = ", ".join([f"{counts['emitted']:,} events", f"{counts['folded']:,} folded", *dropped])
+    closing = f", and {counts['summaries']:,} that close a fold" if counts["summaries"] else ""
     total = len(story.entries)
     return [
         "",
@@ -110,6 +120,7 @@ def _summary(story: "Story") -> "Sequence[str]":
         "",
         f"read      {counts['received']:,} audit events, {counts['parsed']:,} parsed, {counts['rejected']:,} rejected",
         f"matched   {counts['matched']:,}: {matched}",
+        f"events    {counts['emitted']:,} found{closing}",
         f"sealed    {sealed:,} of {total:,}: signed, logged, archived, read back",
         f"verified  {verified:,} of {total:,}, from the archived bytes",
         f"books     {'close' if all(check.ok for check in story.equations) else 'DO NOT CLOSE'}",
@@ -118,6 +129,8 @@ def _summary(story: "Story") -> "Sequence[str]":
 
 def _cells(alike: "Sequence[Entry]") -> tuple[str, ...]:
     entry, more = alike[0], len(alike) - 1
+    seen = entry.event.spec.signals.get("occurrences", "")
+    subject = f"{entry.subject} ({seen} times in all)" if seen else entry.subject
     verified, sealed = all(one.verified for one in alike), all(one.sealed for one in alike)
     return (
         f"{entry.at:%H:%M:%S}",
@@ -125,6 +138,6 @@ def _cells(alike: "Sequence[Entry]") -> tuple[str, ...]:
         entry.event.spec.type,
         ",".join(technique.id for technique in entry.techniques),
         entry.actor,
-        f"{entry.subject} and {more} more" if more else entry.subject,
+        f"{subject} and {more} more" if more else subject,
         "verified" if verified else "sealed" if sealed else "none",
     )

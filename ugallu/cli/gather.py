@@ -36,7 +36,7 @@ async def story(
         rule = by_name.get(event.spec.signals.get("rule") or origin.spec.signals.get("rule", ""))
         checks = await checked(archive, event, bundle) if archive and bundle else ()
         about = _summary(event) or (rule.description if rule else "")
-        entries.append(Entry(event, bundle, checks, about, rule.tags if rule else ()))
+        entries.append(Entry(event, bundle, checks, about, rule.tags if rule else (), origin))
     return Story(
         title=title,
         inputs=inputs,

@@ -12,6 +12,7 @@ from ugallu.cli.report.timeline import draw, span
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 SIGNALS_FIRST = ("verb", "request.uri", "response.code", "source.ip", "user.agent", "user.groups")
+ACTORS = 8
 SIGNALS_SHOWN_ABOVE = ("rule", "user", "impersonated", "attack.technique")
 
 
@@ -88,11 +89,28 @@ def _grades(grades: Counter[Severity]) -> Html:
 def _timeline(story: Story) -> Html | None:
     if not story.entries:
         return tag("section", tag("h2", "Nothing was found"), tag("p", "No rule fired on this input.", class_="lead"))
-    seen = Counter(technique for entry in story.entries for technique in entry.techniques)
+    seen = Counter(technique for entry in story.by_time for technique in entry.techniques)
     chips = join(_chip(technique, count) for technique, count in seen.items())
     return tag(
-        "section", tag("h2", "What happened"), draw(story.by_time), tag("p", chips, class_="chips") if seen else None
+        "section",
+        tag("h2", "What happened"),
+        tag("div", draw(story.by_time), class_="wide"),
+        _actors(story),
+        tag("p", chips, class_="chips") if seen else None,
     )
+
+
+def _actors(story: Story) -> Html | None:
+    """Say who did it, the gravest first: the question a reader has next."""
+    if not story.actors:
+        return None
+    rows = [
+        tag("tr", tag("th", actor), tag("td", _grades(Counter(entry.severity for entry in deeds)), class_="grades"))
+        for actor, deeds in story.actors[:ACTORS]
+    ]
+    rest = len(story.actors) - ACTORS
+    more = tag("p", f"and {rest:,} more", class_="lead") if rest > 0 else None
+    return tag("div", tag("h3", "By whom"), tag("table", rows), more, class_="actors")
 
 
 def _chip(technique: Technique, count: int = 0) -> Html:

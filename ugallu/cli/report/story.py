@@ -31,6 +31,8 @@ class Entry:
     about: str = ""
     """The rule's description."""
     tags: Sequence[str] = ()
+    origin: SecurityEvent | None = None
+    """The first of the events that this one is about, for an event about events: it has the rule and the actor."""
 
     @property
     def at(self) -> dt.datetime:
@@ -45,13 +47,12 @@ class Entry:
     @property
     def rule(self) -> str:
         """The rule that found it, empty for an event that no rule made."""
-        return self.event.spec.signals.get("rule", "")
+        return self._signal("rule")
 
     @property
     def actor(self) -> str:
         """Who did it, and as whom if somebody else's identity was borrowed."""
-        signals = self.event.spec.signals
-        user, borrowed = _person(signals.get("user", "")), _person(signals.get("impersonated", ""))
+        user, borrowed = _person(self._signal("user")), _person(self._signal("impersonated"))
         return f"{user} as {borrowed}" if user and borrowed else user
 
     @property
@@ -70,7 +71,8 @@ class Entry:
     @property
     def alike(self) -> tuple[str, ...]:
         """What entries share that a reader takes for one thing done many times."""
-        return (self.rule or self.event.metadata.name, self.event.spec.type, self.severity.value, self.actor)
+        made_by = self.rule if self.rule and not self.event.spec.parents else self.event.metadata.name
+        return (made_by, self.event.spec.type, self.severity.value, self.actor)
 
     @property
     def sealed(self) -> bool:
@@ -81,6 +83,10 @@ class Entry:
     def verified(self) -> bool:
         """Whether checks were made here, and all held."""
         return bool(self.checks) and all(check.ok for check in self.checks)
+
+    def _signal(self, name: str) -> str:
+        own = self.event.spec.signals.get(name, "")
+        return own or (self.origin.spec.signals.get(name, "") if self.origin else "")
 
 
 def _person(user: str) -> str:
@@ -124,6 +130,17 @@ class Story:
     def groups(self) -> Sequence[Sequence[Entry]]:
         """The entries by time, those that say the same of the same actor one after the other taken together."""
         return [list(alike) for _, alike in groupby(self.by_time, key=lambda entry: entry.alike)]
+
+    @cached_property
+    def actors(self) -> Sequence[tuple[str, Sequence[Entry]]]:
+        """Who did what: the gravest deeds first, then the most."""
+        deeds: dict[str, list[Entry]] = {}
+        for entry in self.by_time:
+            if entry.actor and not entry.event.spec.parents:
+                deeds.setdefault(entry.actor, []).append(entry)
+        return sorted(
+            deeds.items(), key=lambda one: (-max(entry.severity.rank for entry in one[1]), -len(one[1]), one[0])
+        )
 
     @cached_property
     def gravest(self) -> Entry | None:

@@ -4,6 +4,7 @@ import datetime as dt
 import re
 from html.parser import HTMLParser
 
+import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -149,3 +150,34 @@ def test_service_accounts_read_as_objects() -> None:
     """A workload's long user name is written like the subjects beside it."""
     entry = Entry(event(user="system:serviceaccount:payments:report-builder", impersonated="root"))
     assert entry.actor == "ServiceAccount payments/report-builder as root"
+
+
+def closing(name: str, first: SecurityEvent) -> SecurityEvent:
+    spec = msgspec.structs.replace(
+        first.spec,
+        parents=(ObjectReference(name=first.metadata.name),),
+        signals={"occurrences": "2"},
+    )
+    return SecurityEvent(metadata=Metadata(name=name), spec=spec)
+
+
+def test_closing_event_has_the_rule_and_actor_of_its_first() -> None:
+    """An event about events says who did it, and is not taken for one more of them."""
+    first = event("se-1", user="eve")
+    entry = Entry(closing("se-2", first), origin=first)
+    assert (entry.rule, entry.actor) == ("exec-by-workload", "eve")
+    assert len(story(Entry(first), entry).groups) == 2
+
+
+def test_page_says_by_whom_the_gravest_first() -> None:
+    """Actors stand in the order of their gravest deeds; an event about events is no deed."""
+    first = event("se-1", user="eve")
+    low = msgspec.structs.replace(event("se-3", user="adam").spec, severity=Severity.LOW)
+    told = story(
+        Entry(SecurityEvent(metadata=Metadata(name="se-3"), spec=low)),
+        Entry(first),
+        Entry(closing("se-2", first), origin=first),
+    )
+    assert [(actor, len(deeds)) for actor, deeds in told.actors] == [("eve", 1), ("adam", 1)]
+    page = render(told)
+    assert page.index("<th>eve</th>") < page.index("<th>adam</th>")
