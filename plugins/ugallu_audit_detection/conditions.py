@@ -6,10 +6,9 @@ from ugallu.sdk import Condition, RuleException, SigmaRuleSpec
 from ugallu_audit_detection.arming import Armed
 from ugallu_audit_detection.levels import WRITES, Levels
 from ugallu_audit_detection.sigma.errors import RuleError
+from ugallu_audit_detection.sigma.match import SLOW
 
 MAX_MESSAGE = 1024
-SLOW = 10
-"""Events on which a rule may exceed its budget before its status says so."""
 
 
 def compiled(error: RuleError | None, serving: str) -> Condition:

@@ -9,7 +9,7 @@ however they are cut into batches and whenever the process dies.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -94,9 +94,9 @@ class Engine:
     name = "rules"
     observes = AuditRecord
 
-    def __init__(self, metrics: Metrics | None = None, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, metrics: Metrics | None = None, *, budget: Budget | None = None) -> None:
         self.tallies = Tallies()
-        self.budget = Budget(clock)
+        self.budget = budget or Budget(time.perf_counter, exact=time.thread_time)
         self.levels = Levels()
         self.pulse = Pulse()
         self._metrics = metrics

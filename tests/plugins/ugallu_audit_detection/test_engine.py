@@ -23,6 +23,7 @@ from ugallu.testing.audit import audit_record
 from ugallu.testing.rules import rule_spec
 from ugallu_audit_detection.arming import Armed, arm
 from ugallu_audit_detection.engine import Engine
+from ugallu_audit_detection.sigma.match import SLOW, Budget
 
 
 def armed(name: str = "pod-read", labels: dict[str, str] | None = None, **changes: Any) -> Armed:
@@ -408,10 +409,12 @@ def test_a_misspelt_type_is_recognised() -> None:
 def test_a_rule_that_takes_too_long_is_told() -> None:
     """The engine times what rules take for each event, and begins anew with another version."""
     seconds = iter(range(1000))
-    made = Engine(clock=lambda: float(next(seconds)))
+    made = Engine(budget=Budget(lambda: float(next(seconds))))
     made.arm(armed())
     run(made, [audit_record()] * 3)
     assert made.budget.overruns == {"pod-read": 3}
+    run(made, [audit_record()] * 20)
+    assert made.budget.overruns == {"pod-read": SLOW}, "enough is known"
     made.arm(armed())
     assert not made.budget.overruns
 

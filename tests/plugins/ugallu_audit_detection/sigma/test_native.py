@@ -383,6 +383,15 @@ def test_a_rule_that_takes_too_long_is_told() -> None:
     assert budget.overruns == {"slow": 1}
 
 
+def test_a_busy_machine_makes_no_rule_slow() -> None:
+    """What the first clock says is looked into with one that stands still while others run."""
+    busy = iter(range(1000))
+    budget = Budget(lambda: float(next(busy)), exact=lambda: 0.0, limit=0.5)
+    matcher = Matcher([rule({"userAgentGlob": ["a*"]}, "innocent")], budget=budget)
+    assert matcher.match(record(verb="get", userAgent="a"))
+    assert not budget.overruns
+
+
 def test_a_client_that_invents_resources_and_callers_does_not_fill_memory() -> None:
     """What the matcher remembers is bounded."""
     matcher = Matcher([rule({"user": {"usernameGlob": ["evil*"]}})])
