@@ -120,7 +120,7 @@ class Parts:
     """What an operator consists of; rebuilt whole when its config changes.
 
     `idle` tells whether the operator has finished everything that its inputs have brought so far: a replay ends only
-    when every operator is idle. `close` runs once, after all parts have ended.
+    when every operator is idle. `close` runs once, in a worker thread, after all parts have ended.
     """
 
     sources: Sequence[Source] = ()

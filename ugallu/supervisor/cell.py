@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import msgspec
 
 from ugallu.api.meta import Condition, Config, Resource, decode_strict, utc_seconds, with_condition
@@ -352,7 +353,9 @@ class Cell:
                 for at_work in assembly.reconcilings:
                     at_work.close()
         finally:
-            error = attempt_now(assembly.parts.close)
+            # What was written ahead goes to its files now: seconds of it, in which probes answer and others finish.
+            with anyio.CancelScope(shield=True):
+                error = await attempt(partial(anyio.to_thread.run_sync, assembly.parts.close))
             if error is not None:
                 self._log.error("close failed", exc_info=error)
             self._alive.remove(assembly)

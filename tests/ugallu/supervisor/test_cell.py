@@ -1,5 +1,6 @@
 """A cell: configured live, rebuilt without losing a beat, and what breaks in it stays in it."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -337,3 +338,26 @@ async def test_a_disk_that_refuses_findings_is_a_reason(monkeypatch: pytest.Monk
         full.clear()
         assert len(await run.events()) == 1
         assert reason(run, "step") == ""
+
+
+async def test_closing_takes_its_time_and_nobody_elses() -> None:
+    """Parts that bring files to the disk as they close do so beside the loop, and an end waits for them."""
+    settle, closed = threading.Event(), threading.Event()
+
+    class Writing(Step):
+        def build(self, config: StepConfig, platform: Platform) -> Parts:
+            def close() -> None:
+                if settle.wait(10):
+                    closed.set()
+
+            return Parts(close=close)
+
+    async def later() -> None:
+        while run.process.supervisor.reasons().get("process") != "stopping":
+            await anyio.wait_all_tasks_blocked()
+        settle.set()
+
+    async with anyio.create_task_group() as tg:
+        async with running(Writing) as run:
+            tg.start_soon(later)
+        assert closed.is_set()
