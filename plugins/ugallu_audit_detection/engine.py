@@ -256,7 +256,7 @@ class Engine:
         """Become what `snapshot` saw; the rules that serve stay those that serve now."""
         try:
             kept = msgspec.msgpack.decode(state, type=State)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise PermanentError(f"unreadable state: {error}", where="audit-detection rules") from error
         if kept.format != 1:
             raise PermanentError(f"state of format {kept.format}", where="audit-detection rules", fix="update ugallu")

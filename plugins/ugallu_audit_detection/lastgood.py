@@ -40,7 +40,7 @@ class LastGood:
         """Return the version that served last."""
         try:
             return msgspec.json.decode(self._path(rule).read_bytes(), type=SigmaRuleSpec)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
     def forget(self, rule: str) -> None:

@@ -4,12 +4,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from ugallu_audit_detection.sigma.expr import Check, Field, Part, Shape
 from ugallu_audit_detection.sigma.objects import containers
 from ugallu_audit_detection.sigma.path import Path, Step, Walk, crossing, walk
 from ugallu_audit_detection.sigma.peek import peek, peek_crossing
+from ugallu_audit_detection.sigma.values import BROKEN
 from ugallu_audit_detection.sigma.view import DECISION, Clues, RecordView
 
 Glance = Callable[[bytes], list[Any]]
@@ -213,7 +212,7 @@ def _body_field(
                     glancing = glance()
                 try:
                     values = found[name] = glancing(clues.body)
-                except (msgspec.DecodeError, RecursionError):
+                except BROKEN:
                     pass
                 else:
                     return values

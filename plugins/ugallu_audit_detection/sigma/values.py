@@ -8,6 +8,8 @@ import msgspec
 
 from ugallu.sdk import mended
 
+BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises; bytes that are no UTF-8 get as far as here, because raw parts of a line are not looked into."""
 _decode = msgspec.json.Decoder().decode
 _sorted = msgspec.json.Encoder(order="sorted")
 _number = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -52,7 +54,7 @@ def body_of(raw: bytes | msgspec.Raw) -> tuple[bool, Any]:
     """
     try:
         return True, _decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except BROKEN:
         pass
     try:
         return True, json.loads(mended(bytes(raw)), parse_int=_big, parse_constant=_refuse)

@@ -15,7 +15,7 @@ from ugallu.sdk import AuditObject, AuditRecord, AuditResponse, AuditUser
 if TYPE_CHECKING:
     from ugallu_audit_detection.sigma.keywords import Haystack
 from ugallu_audit_detection.sigma.objects import is_resource, pod_spec, projected
-from ugallu_audit_detection.sigma.values import body_of
+from ugallu_audit_detection.sigma.values import BROKEN, body_of
 
 NOBODY = AuditUser()
 NOTHING = AuditObject()
@@ -127,7 +127,7 @@ class RecordView:
             return callers.known[key]
         try:
             caller: AuditUser | None = _user.decode(key)
-        except (msgspec.DecodeError, RecursionError):
+        except BROKEN:
             caller = salvaged(body_of(key)[1], AuditUser)
         if callers is not None and len(key) <= MAX_KEY:
             if len(callers.known) >= MAX_CALLERS:
@@ -155,7 +155,7 @@ class RecordView:
             return None
         try:
             return decoder.decode(raw)
-        except (msgspec.DecodeError, RecursionError):
+        except BROKEN:
             return salvaged(body_of(raw)[1], shape)
 
     @property

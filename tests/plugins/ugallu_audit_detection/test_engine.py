@@ -243,6 +243,26 @@ def test_an_exception_says_who_and_why(change: dict[str, Any], said: str) -> Non
     assert "suppress.exceptions[0]" in caught.value.where
 
 
+def test_a_body_that_is_no_text_becomes_a_finding() -> None:
+    """One byte that is no UTF-8 does not cost the event that it stands in."""
+    line = (
+        b'{"verb":"patch","stage":"ResponseComplete","objectRef":{"resource":"pods","name":"p","namespace":"a"},'
+        b'"user":{"username":"eve\xff"},"requestObject":{"metadata":{"labels":{"a":"\xff"}},"spec":{"hostPID":true}},'
+        b'"stageTimestamp":"2026-01-01T00:00:00Z"}'
+    )
+    rule = armed(
+        match={"objectGlob": [{"jsonPath": "$pod.hostPID", "patterns": ["true"]}]},
+        emit={
+            "securityEventType": "HostPIDPod",
+            "severity": "high",
+            "signals": {"label": "${requestObject:$.metadata.labels.a}"},
+        },
+    )
+    (finding,) = run(engine(rule), [msgspec.json.decode(line, type=AuditRecord)])
+    assert finding.signals["user"] == "eve\ufffd"
+    assert finding.signals["label"] == "\ufffd"
+
+
 def test_repeats_are_silent_within_the_window() -> None:
     """By actor and object unless the rule says otherwise; the window begins with what was reported."""
     made = engine(armed(suppress={"window": "10m"}))

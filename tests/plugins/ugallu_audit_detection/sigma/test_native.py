@@ -434,6 +434,31 @@ def test_a_space_in_a_uri_is_a_space_however_it_is_sent(space: str) -> None:
     assert hits(asked, verb="get", requestURI=uri) is (space != "%2520")
 
 
+@pytest.mark.parametrize(
+    ("match", "line"),
+    [
+        ({"objectGlob": [{"jsonPath": "$.a", "patterns": ["x*y"]}]}, b'"requestObject":{"a":"x\xffy"}'),
+        ({"objectGlob": [{"jsonPath": "$.b", "patterns": ["evil"]}]}, b'"requestObject":{"a":"\xff","b":"evil"}'),
+        ({"requestObjectGlob": [{"jsonPath": "$.b", "patterns": ["evil"]}]}, b'"requestObject":{"a":"\xff","b":"evil"}'),
+        ({"requestObjectGlob": [{"jsonPath": "$.a", "patterns": ["x*y"]}]}, b'"requestObject":{"a":"x\xc3y"}'),
+        ({"requestObjectGlob": [{"jsonPath": "$.b", "patterns": ["evil"]}]},
+         b'"requestObject":[{"op":"add","path":"/a","value":"\xff"},{"op":"add","path":"/b","value":"evil"}]'),
+        ({"responseObjectGlob": [{"jsonPath": "$.a", "patterns": ["x*y"]}]}, b'"responseObject":{"a":"x\xffy"}'),
+        ({"user": {"usernameGlob": ["eve*"]}}, b'"user":{"username":"eve\xff"}'),
+        ({"impersonatedUser": {"groups": ["g"]}}, b'"impersonatedUser":{"username":"eve\xff","groups":["g"]}'),
+        ({"responseCode": ["403"]}, b'"responseStatus":{"code":403,"message":"\xff"}'),
+        ({"annotations": {"a": ["b"]}}, b'"annotations":{"c":"\xff","a":"b"}'),
+        ({"sourceIPs": ["10.0.0.0/8"]}, b'"sourceIPs":["\xff","10.0.0.1"]'),
+    ],
+)  # fmt: skip
+def test_bytes_that_are_no_text_hide_nothing(match: dict[str, Any], line: bytes) -> None:
+    """The API server takes them and writes U+FFFD into the object; in the log of a patch they stand as they came."""
+    one = rule(match)
+    record = msgspec.json.decode(b'{"verb":"patch",' + line + b"}", type=AuditRecord)
+    assert one.matches(record)
+    assert len(Matcher([one]).match(record)) == 1
+
+
 def test_several_expressions_are_one_search() -> None:
     """Each keeps its own anchors and flags, alone or together."""
     sources = ["^a", "(?i)b$", "c|^d"]
