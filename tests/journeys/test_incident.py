@@ -2,8 +2,6 @@
 
 import datetime as dt
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +35,9 @@ def moment(text: str) -> dt.datetime:
 
 
 @pytest.fixture(scope="module")
-def findings(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    state = tmp_path_factory.mktemp("state")
-    done = subprocess.run(
-        [sys.executable, "-m", "ugallu", "replay", str(EXAMPLES / "audit.jsonl.gz"), "--rules", str(EXAMPLES / "rules"),
-         "--state", str(state), "--json", "--no-seal"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def findings(piped: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = piped.findings
+    return found
 
 
 @pytest.fixture(scope="module")
