@@ -82,6 +82,8 @@ def _bundles(paths: "Sequence[Path]") -> "Iterator[Path]":
 
     for path in paths:
         if not path.is_dir():
+            if not path.exists():
+                raise PermanentError("no such bundle", where=str(path), fix="name a bundle, or the folder of an export")
             yield path
             continue
         found = sorted(path.glob(f"*{BUNDLE_SUFFIX}"))
@@ -110,16 +112,20 @@ def _root(path: Path) -> "TrustedRoot":
 
     if not path.exists():
         raise PermanentError("no such trusted root", where=str(path), fix="pass --trusted-root FILE")
-    return trusted_root.read(path.read_bytes())
+    try:
+        return trusted_root.read(path.read_bytes())
+    except PermanentError as error:
+        raise PermanentError(error.what, where=str(path), fix="pass the trusted-root.json of the export") from error
 
 
 def _text(path: Path, subject: Path | None, key: "PublicKey", report: "Report") -> list[str]:
-    head = f"{path}: {'verified' if report.ok else 'DOES NOT VERIFY'}"
+    verified = "verified" if subject else "the bundle verifies, but without the bytes that it is about"
+    head = f"{path}: {verified if report.ok else 'DOES NOT VERIFY'}"
     lines = [f"{head}, key {key.key_id}, log entry {report.log_index}" if report.ok else f"{head}: {report.reason}"]
     marks = {"passed": "ok  ", "failed": "FAIL", "skipped": "-   "}
     lines += [f"  {marks[check.outcome.value]} {check.name:<11}{check.detail}" for check in report.checks]
     if subject is None:
-        lines.append("  no subject given: only the bundle itself was checked")
+        lines.append(f"  no subject: nothing named *{SUBJECT_SUFFIX} lies beside it; pass --subject FILE")
     return lines
 
 
