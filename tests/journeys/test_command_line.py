@@ -188,6 +188,10 @@ def test_export_then_verify_then_tamper(played: Path, tmp_path: Path) -> None:
     other = ugallu("verify", tmp_path / "kit", "--trusted-root", tmp_path / "kit" / "ugallu.pub")
     assert other.returncode == 2
     assert f"{tmp_path / 'kit' / 'ugallu.pub'}: " in other.stderr
+    hostile = tmp_path / "kit" / "x.sigstore.json"
+    hostile.write_text('{"\\u001b[2J": 1}')
+    assert "\x1b" not in ugallu("verify", hostile).stdout  # a name in the bundle is shown, not obeyed
+    hostile.unlink()
     for file in sorted((tmp_path / "kit").glob("*.json")):
         content = file.read_bytes()
         middle = len(content) // 2

@@ -50,11 +50,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(found: "Sequence[Finding]") -> list[str]:
+    from ugallu.cli.markup import printable
+
     lines = []
     for one in found:
-        lines.append(f"{one.verdict:<5} {one.check}: {one.detail}")
+        lines.append(f"{one.verdict:<5} {printable(one.check)}: {printable(one.detail)}")
         if one.fix:
-            lines.append(f"      -> {one.fix}")
+            lines.append(f"      -> {printable(one.fix)}")
     counts = {verdict: sum(one.verdict == verdict for one in found) for verdict in ("ok", "warn", "fail")}
     return [*lines, ", ".join(f"{count} {verdict}" for verdict, count in counts.items())]
 

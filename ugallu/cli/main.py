@@ -106,8 +106,10 @@ def explain(errors: Sequence[BaseException]) -> int:
         return INTERRUPTED
     if any(isinstance(error, BrokenPipeError) for error in errors):
         return _pipe_closed()
+    from ugallu.cli.markup import printable  # an error may quote hostile input, and terminals obey control characters
+
     for line in dict.fromkeys(_line(error) for error in errors):
-        print(f"ugallu: {line}", file=sys.stderr)
+        print(f"ugallu: {printable(line)}", file=sys.stderr)
     return max(_status(error) for error in errors)
 
 

@@ -119,11 +119,13 @@ def _root(path: Path) -> "TrustedRoot":
 
 
 def _text(path: Path, subject: Path | None, key: "PublicKey", report: "Report") -> list[str]:
+    from ugallu.cli.markup import printable
+
     verified = "verified" if subject else "the bundle verifies, but without the bytes that it is about"
-    head = f"{path}: {verified if report.ok else 'DOES NOT VERIFY'}"
-    lines = [f"{head}, key {key.key_id}, log entry {report.log_index}" if report.ok else f"{head}: {report.reason}"]
+    told = f"{verified}, key {key.key_id}, log entry {report.log_index}"
+    lines = [printable(f"{path}: {told if report.ok else f'DOES NOT VERIFY: {report.reason}'}")]
     marks = {"passed": "ok  ", "failed": "FAIL", "skipped": "-   "}
-    lines += [f"  {marks[check.outcome.value]} {check.name:<11}{check.detail}" for check in report.checks]
+    lines += [f"  {marks[check.outcome.value]} {check.name:<11}{printable(check.detail)}" for check in report.checks]
     if subject is None:
         lines.append(f"  no subject: nothing named *{SUBJECT_SUFFIX} lies beside it; pass --subject FILE")
     return lines

@@ -141,6 +141,13 @@ def test_error_says_what_where_and_fix(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().err == "ugallu: a.yaml: unknown field spec.foo (check the spelling)\n"
 
 
+def test_error_commands_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What hostile input put into a message is shown, not obeyed."""
+    monkeypatch.setattr(cli, "_register", command_that(raising(PermanentError("unknown field \x1b]0;owned\x07"))))
+    cli.main(["version"])
+    assert capsys.readouterr().err == "ugallu: unknown field \\u001b]0;owned\\u0007\n"
+
+
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """With --debug, before or behind the command, the error itself comes out."""
     monkeypatch.setattr(cli, "_register", command_that(raising(PermanentError("bad"))))
