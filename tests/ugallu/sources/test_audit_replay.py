@@ -145,7 +145,7 @@ async def test_empty(tmp_path: Path) -> None:
 async def test_what_is_no_event(tmp_path: Path) -> None:
     """Each kind of bad line is counted by its reason, costs no neighbour, and leaves no content in the quarantine."""
     bad = {
-        "json": [b"{", b'{"verb":"get"', b"nonsense", b'{"verb":"\xff"}', b'{"user":' + b"[" * 100_000 + b"}"],
+        "json": [b"{", b'{"verb":"get"', b"nonsense", b'{"verb":\xff}', b'{"user":' + b"[" * 100_000 + b"}"],
         "shape": [b"[]", b"null", b"7", b'{"verb":5}', b'{"verb":"get","objectRef":[]}'],
         "kind": [b"{}", b'{"kind":"Pod"}', b'{"kind":"Event","reason":"Killing"}', b'{"kind":"EventList"}'],
     }
