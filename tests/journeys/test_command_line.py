@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+
+from ugallu.api.event import SecurityEvent
+from ugallu.cluster.embedded.cluster import EmbeddedCluster
 
 ROOT = Path(__file__).parents[2]
 LOG = ROOT / "examples" / "audit.jsonl.gz"
@@ -169,6 +174,23 @@ def test_watch_prints_what_is_there_and_then_what_comes(tmp_path: Path) -> None:
     assert told == b""
     names = {first["metadata"]["name"], *(json.loads(line)["metadata"]["name"] for line in rest.splitlines())}
     assert names <= set(digests(state))
+
+
+async def test_borrowed_evidence_is_not_exported(played: Path, tmp_path: Path) -> None:
+    """Status of one event that points to another's bundle exports nothing: the statement says whose evidence it is."""
+    state = tmp_path / "s"
+    shutil.copytree(played, state)
+    victim, lender = (item["metadata"]["name"] for item in listed(state)[:2])
+    cluster = EmbeddedCluster.open(state)
+    theirs = await cluster.get(SecurityEvent, lender)
+    assert theirs.status.attestation_bundle_ref is not None
+    borrowed = msgspec.to_builtins(theirs.status.attestation_bundle_ref)
+    await cluster.patch_status(SecurityEvent, victim, {"attestationBundleRef": borrowed})
+    await cluster.close()
+    done = ugallu("export", victim, tmp_path / "kit", "--state", state)
+    assert done.returncode == 1
+    assert "evidence of another event" in done.stderr
+    assert not (tmp_path / "kit").exists()
 
 
 def test_export_then_verify_then_tamper(played: Path, tmp_path: Path) -> None:

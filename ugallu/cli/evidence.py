@@ -8,7 +8,8 @@ from ugallu.api.event import EvidenceRef, SecurityEvent
 from ugallu.clock import SystemClock
 from ugallu.cluster.port import Cluster
 from ugallu.errors import PermanentError, TransientError
-from ugallu.evidence import keys, trusted_root, verify
+from ugallu.evidence import bundle as sigstore
+from ugallu.evidence import keys, statement, trusted_root, verify
 from ugallu.evidence.kit import KEY_FILE, ROOT_FILE, Kit
 from ugallu.evidence.ports import IntegrityError
 from ugallu.evidence.stores.directory import DirectoryStore
@@ -16,6 +17,7 @@ from ugallu.evidence.stores.directory import DirectoryStore
 FOLDER = "evidence"
 STORE = "store"
 OBJECTS = "/objects/"
+ASK = "keep the disk as it is and find out who changed it"
 
 
 class Archive:
@@ -38,9 +40,15 @@ class Archive:
         if status.phase is not BundlePhase.SEALED or status.worm_ref is None or status.subject_ref is None:
             phase = status.phase.value if status.phase else "Pending"
             raise TransientError(f"not sealed yet ({phase})", where=event.metadata.name, fix="wait for phase Attested")
+        content = await self._read(status.worm_ref)
+        uid = event.metadata.uid
+        # Status names the bundle, and status is not signed: only the statement itself says whose evidence this is.
+        signed_for = statement.about(statement.parse(sigstore.read(content).envelope.payload))
+        if (bundle.spec.attested_for.uid, signed_for) != (uid, uid):
+            raise IntegrityError("status names the evidence of another event", where=event.metadata.name, fix=ASK)
         return Kit(
             name=event.metadata.name,
-            bundle=await self._read(status.worm_ref),
+            bundle=content,
             spec=await self._read(status.subject_ref),
             key=self.key,
             trusted_root=self.trusted_root,

@@ -34,7 +34,7 @@ async def _export(args: argparse.Namespace) -> None:
     import sys
 
     from ugallu.api.event import SecurityEvent
-    from ugallu.cli.evidence import Archive, bundle_of
+    from ugallu.cli.evidence import ASK, Archive, bundle_of
     from ugallu.evidence.kit import cosign_line, export
     from ugallu.evidence.ports import IntegrityError
 
@@ -45,7 +45,7 @@ async def _export(args: argparse.Namespace) -> None:
         kit = await archive.kit(event, await bundle_of(cluster, event))
     report = archive.check(kit)
     if not report.ok:
-        raise IntegrityError(report.reason, where=args.event, fix="keep the disk as it is and find out who changed it")
+        raise IntegrityError(report.reason, where=args.event, fix=ASK)
     for path in export(kit, args.folder):
         print(path)
     print(f"key {kit.key.key_id}, log entry {report.log_index}; verify offline with:", file=sys.stderr)

@@ -261,7 +261,7 @@ class EmbeddedCluster:
             decode = self._decoders[kind] = msgspec.json.Decoder(kind).decode
         try:
             decoded: R = decode(body)
-        except msgspec.ValidationError as error:
+        except msgspec.DecodeError as error:
             raise InvalidError(f"stored object does not fit {kind.__name__}: {error}") from error
         return decoded
 
