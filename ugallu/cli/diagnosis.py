@@ -236,7 +236,10 @@ async def _cluster(path: Path) -> Finding:
     told = ", ".join(f"{count:,} {plural}" for plural, count in counts.items())
     if unread:
         return Finding(
-            "cluster", "fail", f"{unread:,} objects cannot be decoded", "was this state written by a newer release?"
+            "cluster",
+            "fail",
+            f"{unread:,} objects cannot be decoded",
+            "restore --state from a backup, unless a newer release wrote it",
         )
     if unsealed:
         return Finding(

@@ -141,7 +141,8 @@ async def test_object_that_is_no_json_fails(tmp_path: Path) -> None:
     file = path / "cluster.db"
     file.write_bytes(file.read_bytes().replace(b'{"', b"{{"))
     [found] = [one for one in await diagnosis.contents(path, SystemClock()) if one.check == "cluster"]
-    assert (found.verdict, found.fix) == ("fail", "restore --state from a backup")
+    assert found.verdict == "fail"
+    assert found.fix.startswith("restore --state from a backup")
 
 
 def test_file_in_place_of_a_directory_fails(tmp_path: Path) -> None:
