@@ -36,7 +36,7 @@ PATIENCE = 90.0
 
 
 class Plan(NamedTuple):
-    """What breaks: `fault` at the `at`-th disk operation, for `length` operations."""
+    """What breaks: `fault` at the `at`-th disk operation; a refusing disk refuses for `length` twentieths of a second."""
 
     fault: Fault = "none"
     at: int = 0
@@ -52,6 +52,7 @@ class Disk:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.count = 0
+        self.until = 0.0
         self.owner = os.getpid()
 
     def install(self) -> None:
@@ -88,7 +89,11 @@ class Disk:
         """Do the operation, unless this is where the plan strikes."""
         self.count += 1
         fault, at, length = self.plan
-        if fault == "none" or not at <= self.count < at + length:
+        if fault == "none" or self.count < at:
+            return act()
+        # By time and not by number: whoever waits longer between tries must not see a longer outage.
+        self.until = self.until or time.monotonic() + length * 0.05
+        if time.monotonic() > self.until:
             return act()
         if fault == "kill-before":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -361,10 +366,10 @@ def main() -> int:
             verdict = try_point(mode, plan, audit, work, good[mode])
             if verdict.wrong:
                 bad += 1
-                print(f"FAILED {mode} {plan.fault} at {plan.at} for {plan.length} (exit {verdict.exit})")
+                print(f"FAILED {mode} {plan.fault} at {plan.at} for {plan.length / 20} s (exit {verdict.exit})")
                 for line in verdict.wrong[:5]:
                     print(f"    {line}")
-        print(f"{tried} points, {bad} with a wrong history")
+        print(f"{tried} points, {bad} with a wrong history", flush=True)
     return 1 if bad or not tried else 0
 
 
