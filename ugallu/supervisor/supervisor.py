@@ -78,7 +78,6 @@ class Supervisor:
         self._cells: list[Cell] = []
         self.cut: list[str] = []
         """What a deadline cut off, by name."""
-        self.listening: Mapping[str, str] = {}
         """The addresses of the probes, once they listen."""
         self.ready = anyio.Event()
         """Set once sources run."""
@@ -185,7 +184,7 @@ class Supervisor:
             base.start_soon(self._cache.run)
             base.start_soon(self._on_stop, stop)
             listen = self._settings.listen
-            self.listening = await base.start(
+            await base.start(
                 lambda *, task_status: serve(
                     Probes(self._metrics, self.reasons),
                     health=listen.health,

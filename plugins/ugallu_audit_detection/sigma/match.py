@@ -157,11 +157,6 @@ class Matcher:
         return rests
 
 
-def match_one(rule: CompiledRule, record: AuditRecord) -> bool:
-    """Ask one rule about one record, whether it is enabled or not: for the tests that rules carry."""
-    return rule.matches(record)
-
-
 def _request(record: AuditRecord) -> Request:
     ref = record.object_ref
     if ref is None:

@@ -9,7 +9,7 @@ import pytest
 from ugallu.sdk import AuditObject, AuditRecord, SigmaEmit, SigmaMatch, SigmaRuleSpec, decode_strict
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import Reason, RuleError
-from ugallu_audit_detection.sigma.match import Budget, Matcher, match_one
+from ugallu_audit_detection.sigma.match import Budget, Matcher
 from ugallu_audit_detection.sigma.objects import MAX_NODES, MAX_STEPS, projected
 from ugallu_audit_detection.sigma.pattern import any_regex
 from ugallu_audit_detection.sigma.view import RecordView
@@ -27,7 +27,7 @@ def record(**event: Any) -> AuditRecord:
 
 def hits(match: dict[str, Any], **event: Any) -> bool:
     one = rule(match)
-    found = match_one(one, record(**event))
+    found = one.matches(record(**event))
     assert bool(Matcher([one]).match(record(**event))) is found
     return found
 
@@ -354,7 +354,7 @@ def test_disabled_rules_are_left_out_and_order_is_kept() -> None:
     matcher = Matcher([rule({}, "b"), off, rule({"verb": ["get"]}, "a")])
     seen = record(verb="get")
     assert [each.name for each in matcher.match(seen)] == ["b", "a"]
-    assert match_one(off, seen)
+    assert off.matches(seen)
     assert [(i, len(found)) for i, found in matcher.match_batch([record(verb="x"), seen])] == [(0, 1), (1, 2)]
 
 
