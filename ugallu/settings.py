@@ -39,6 +39,26 @@ class Secret(Generic[S]):
     __str__ = __repr__
 
 
+class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the API server's audit webhook calls; no address: it is not served."""
+
+    listen: str = ""
+    """`HOST:PORT` of the HTTPS server; the path is /v1/audit."""
+    tls_cert: str = ""
+    tls_key: str = ""
+    """PEM files, read again when they change."""
+    client_ca: str = ""
+    """CA of the client certificates that are asked for."""
+    token_file: str = ""
+    """File with the bearer token that callers must show. With neither this nor `client_ca` the server refuses to
+    start, unless `anonymous` says otherwise."""
+    anonymous: bool = False
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=MIN_LINE)] = 64 << 20
+    """Larger requests are refused with 413."""
+    spool_bytes: Annotated[int, msgspec.Meta(ge=MIN_JOURNAL)] = 1 << 30
+    """What may lie on disk, acknowledged and not yet read; when it is full, callers get 503 and Retry-After."""
+
+
 class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where audit events come from."""
 
@@ -50,6 +70,7 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Without a checkpoint, start at the oldest rotated file instead of the end of the current one."""
     max_line_bytes: Annotated[int, msgspec.Meta(ge=MIN_LINE)] = 64 << 20
     """Longer lines are counted, not kept."""
+    webhook: WebhookSettings = WebhookSettings()
 
 
 class EmitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +97,17 @@ class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: str = "127.0.0.1:9090"
 
 
+class KubernetesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which cluster; nothing set: the one around this Pod, and outside a Pod the embedded one."""
+
+    kubeconfig: str = ""
+    """A kubeconfig file: the process works on that cluster instead of the embedded one."""
+    context: str = ""
+    """Its context; empty: the current one."""
+    namespace: str = ""
+    """Where this process has its Leases; empty: the Pod's own, or ugallu-system."""
+
+
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Log lines go to stderr."""
 
@@ -99,6 +131,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From SIGTERM to the end; below the 30 s that Kubernetes grants."""
     seal: bool = True
     """Sign, log and archive events; off for `replay --no-seal`."""
+    evidence: Literal["", "local"] = ""
+    """`local`: sign, log and archive in the state directory also on a Kubernetes cluster. Never chosen by default
+    there: evidence must outlive the Pod."""
+    kubernetes: KubernetesSettings = KubernetesSettings()
     audit: AuditSettings = AuditSettings()
     emit: EmitSettings = EmitSettings()
     listen: ListenSettings = ListenSettings()

@@ -13,8 +13,10 @@ from ugallu.sdk import (
     PermanentError,
     Placement,
     Platform,
+    Port,
     Resource,
     Service,
+    Workload,
 )
 from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.lastgood import LastGood
@@ -33,14 +35,16 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
     emits = tuple(CATALOGUE.values())
     """A rule may name any type of the catalogue."""
     grants = (
-        Grant(_GROUP, ("securityevents",), ("create", "get")),
         Grant(_GROUP, ("sigmarules",), ("get", "list", "watch")),
-        Grant(_GROUP, ("sigmarules/status",), ("update", "patch")),
-        Grant(_GROUP, ("auditdetectionconfigs",), ("get", "list", "watch")),
-        Grant(_GROUP, ("auditdetectionconfigs/status",), ("update", "patch")),
-        Grant("", ("events",), ("create", "patch")),
+        Grant(_GROUP, ("sigmarules/status",), ("patch",)),
     )
     placement = Placement.EVERY_REPLICA
+    workload = Workload(
+        ports=(Port("webhook", 8443, service=443),),
+        secrets=("ugallu-audit-webhook-tls", "ugallu-audit-webhook-token"),
+        memory="256Mi",
+        durable=True,
+    )
 
     def build(self, config: AuditDetectionConfigSpec, platform: Platform) -> Parts:
         """Return engine, rule reconciler, and where a live log is followed the watch over it."""

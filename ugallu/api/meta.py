@@ -37,8 +37,16 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename
     """A value of the API: camel case on the wire, empty fields left out."""
 
 
+class Column(msgspec.Struct, frozen=True):
+    """A column of `kubectl get`: its head, where in the object its value is, and the type of that value."""
+
+    name: str
+    path: str
+    type: str = "string"
+
+
 class Kind(msgspec.Struct, frozen=True):
-    """The coordinates of a kind: what a REST path and a `kubectl` argument need."""
+    """The coordinates of a kind: what a REST path and a `kubectl` argument need, and how `kubectl get` shows it."""
 
     name: str
     plural: str
@@ -48,6 +56,9 @@ class Kind(msgspec.Struct, frozen=True):
     short_names: tuple[str, ...] = ()
     selectable: tuple[str, ...] = ()
     """Paths that field selectors may ask for besides name and namespace, dotted (`spec.type`)."""
+    columns: tuple[Column, ...] = ()
+    spec_required: bool = False
+    """Whether the schema insists on `spec`; a Struct may insist where the schema does not."""
 
     @property
     def api_version(self) -> str:

@@ -20,7 +20,6 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         "it is done; a second SIGTERM ends at once. Every setting may also come from "
         "the environment: UGALLU_STATE, UGALLU_AUDIT_FILES, UGALLU_EMIT_OBJECTS_PER_HOUR...",
     )
-    parser.add_argument("--kubeconfig", metavar="F", help="use a Kubernetes cluster (not in this release)")
     parser.add_argument(
         "--rules",
         action="append",
@@ -40,13 +39,13 @@ def run(args: argparse.Namespace) -> int:
     from ugallu.errors import PermanentError
     from ugallu.settings import load
 
-    if args.kubeconfig:
+    settings = load(flags.overrides(args))
+    if settings.kubernetes.kubeconfig:
         raise PermanentError(
             "this release runs on its embedded cluster only; access to Kubernetes comes with a later one",
             where="--kubeconfig",
             fix="leave it out, and pass --state DIR",
         )
-    settings = load(flags.overrides(args))
     settings.state_dir  # noqa: B018 - raises what to do when there is none, before anything is opened
     anyio.run(_run, settings, args.rules)
     return DONE

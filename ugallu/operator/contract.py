@@ -19,8 +19,8 @@ O_contra = TypeVar("O_contra", bound=Observation, contravariant=True)
 R_contra = TypeVar("R_contra", bound=Resource, contravariant=True)
 
 __all__ = [
-    "After", "BatchDetector", "Detector", "Grant", "Keeps", "Operator", "Parts", "Placement", "Publish", "Reconciler",
-    "Service", "Source",
+    "After", "BatchDetector", "Detector", "Grant", "HostPath", "Keeps", "Namespace", "Operator", "Parts", "Placement",
+    "Port", "Publish", "Reconciler", "Service", "Source", "Workload",
 ]  # fmt: skip
 
 
@@ -152,6 +152,51 @@ class Grant:
     namespace: str = ""
 
 
+class Namespace(enum.StrEnum):
+    """Where an operator's Pods run: what they may do to their node decides."""
+
+    SYSTEM = "ugallu-system"
+    """Pod Security `restricted`."""
+    PRIVILEGED = "ugallu-system-privileged"
+    """Pod Security `privileged`: host paths, host processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPath:
+    """A directory of the node that the operator reads; mounted read-only at the same path."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port that others call, behind a Service named `ugallu-<operator>-<name>` at `service` (0: no Service)."""
+
+    name: str
+    number: int
+    service: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The Pods of one operator, as far as they differ from everybody's: restricted, read-only, one state volume."""
+
+    namespace: Namespace = Namespace.SYSTEM
+    replicas: int = 1
+    """More than one where a hot standby or several active replicas help; a Lease keeps one leader."""
+    ports: tuple[Port, ...] = ()
+    host_paths: tuple[HostPath, ...] = ()
+    secrets: tuple[str, ...] = ()
+    """Secrets of the own namespace that are mounted under /etc/ugallu/secrets/<name>, each optional."""
+    arguments: tuple[str, ...] = ()
+    """Flags of `ugallu run` besides `--enable`."""
+    memory: str = "128Mi"
+    """Limit; the request is half of it."""
+    durable: bool = False
+    """Whether the state must outlive the Pod (a PersistentVolumeClaim) and not only its restarts."""
+
+
 class Operator(Generic[C]):
     """A plug-in: what it is called, how it is configured, what it may emit and touch, and how to build it."""
 
@@ -164,6 +209,7 @@ class Operator(Generic[C]):
     placement: ClassVar[Placement] = Placement.EVERY_REPLICA
     needs_pods: ClassVar[bool] = False
     """Refused, with a clear word, where no Pods run (the embedded cluster)."""
+    workload: ClassVar[Workload] = Workload()
 
     def build(self, config: C, platform: Platform) -> Parts:
         """Return the parts for this config; raises `PermanentError` for a config that cannot work."""

@@ -4,7 +4,7 @@ The embedded cluster is the cluster, the journal lies in a directory of its own,
 declared: another event type, or a verb it was never granted, fails the test.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -19,7 +19,8 @@ from ugallu.clock import Clock, SystemClock
 from ugallu.cluster.embedded.cluster import EmbeddedCluster
 from ugallu.cluster.port import ANY, Cluster, ForbiddenError, Notice, Page, Preconditions, list_all
 from ugallu.metrics import Metrics
-from ugallu.operator.contract import Grant, Operator
+from ugallu.operator.contract import Operator
+from ugallu.operator.rights import allows, rights
 from ugallu.settings import AuditSettings, ListenSettings, Settings
 from ugallu.supervisor.assembly import Process, assembled
 
@@ -33,7 +34,7 @@ class Granted:
     def __init__(self, cluster: Cluster, operator: Operator[Any]) -> None:
         self._cluster = cluster
         self._name = operator.name
-        self._grants: Sequence[Grant] = operator.grants
+        self._grants = rights(operator)
 
     @property
     def embedded(self) -> bool:
@@ -41,18 +42,10 @@ class Granted:
         return self._cluster.embedded
 
     def _check(self, verb: str, kind: Kind, name: str = "", namespace: str = "", part: str = "") -> None:
-        resource = kind.plural + part
-        for grant in self._grants:
-            if (
-                grant.group in (kind.group, "*")
-                and {resource, "*"} & set(grant.resources)
-                and {verb, "*"} & set(grant.verbs)
-                and (not grant.names or name in grant.names)
-                and (not grant.namespace or namespace == grant.namespace)
-            ):
-                return
+        if allows(self._grants, verb, kind, name=name, namespace=namespace, part=part):
+            return
         raise ForbiddenError(
-            f"{verb} {resource} was never declared", where=f"operator {self._name}", fix="add it to `grants`"
+            f"{verb} {kind.plural}{part} was never declared", where=f"operator {self._name}", fix="add it to `grants`"
         )
 
     async def get(self, kind: type[R], name: str, namespace: str = "") -> R:

@@ -7,7 +7,7 @@ from ugallu.api.bundle import AttestationBundle
 from ugallu.api.event import SecurityEvent
 from ugallu.api.meta import GROUP, Config
 from ugallu.evidence.statement import Attestor as Author
-from ugallu.operator.contract import Grant, Operator, Parts, Placement
+from ugallu.operator.contract import Grant, Operator, Parts, Placement, Workload
 from ugallu.operator.platform import Platform
 from ugallu.runtime.attestor.books import Books
 from ugallu.runtime.attestor.choose import choose
@@ -21,6 +21,7 @@ class Attestor(Operator[Config]):
     name = "attestor"
     config = Config
     placement: ClassVar[Placement] = Placement.ONE_LEADER
+    workload: ClassVar[Workload] = Workload(memory="256Mi", durable=True)
     grants: ClassVar[tuple[Grant, ...]] = (
         Grant(GROUP, ("securityevents",), ("get", "list", "watch")),
         Grant(GROUP, ("securityevents/status",), ("patch",)),

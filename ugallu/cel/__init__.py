@@ -1,0 +1,1 @@
+"""One door to the CEL engine: compile, and evaluate within a budget."""

@@ -1,0 +1,1 @@
+"""HTTP and gRPC as the rest of the house sees them."""

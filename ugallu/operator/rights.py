@@ -1,0 +1,56 @@
+"""What one operator may do: what it grants itself, and what follows from what else it declares.
+
+Roles, the test cluster that refuses what nobody declared, and `ugallu doctor` all ask here.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from ugallu.api.core import Lease
+from ugallu.api.meta import GROUP, Kind
+from ugallu.operator.contract import Grant, Operator, Placement
+
+CLUSTER_ID: Final = Grant("", ("namespaces",), ("get",), names=("kube-system",))
+"""The uid of kube-system names the cluster, unless a setting does."""
+
+
+def lease_of(operator: Operator[Any] | type[Operator[Any]]) -> str:
+    """Return the name of the Lease that an operator of one leader holds."""
+    return f"ugallu-{operator.name}-leader"
+
+
+def rights(operator: Operator[Any] | type[Operator[Any]]) -> tuple[Grant, ...]:
+    """Return every grant of an operator, its own and the implied, without repetition."""
+    return tuple(dict.fromkeys((*_implied(operator), *operator.grants)))
+
+
+def allows(
+    grants: Iterable[Grant], verb: str, kind: Kind, *, name: str = "", namespace: str = "", part: str = ""
+) -> bool:
+    """Tell whether one of the grants covers a request; `part` is a subresource with its slash (`/status`)."""
+    resource = kind.plural + part
+    return any(
+        grant.group == kind.group
+        and resource in grant.resources
+        and verb in grant.verbs
+        and (not grant.names or name in grant.names)
+        and (not grant.namespace or namespace == grant.namespace)
+        for grant in grants
+    )
+
+
+def _implied(operator: Operator[Any] | type[Operator[Any]]) -> Iterable[Grant]:
+    yield CLUSTER_ID
+    if operator.emits:
+        # The outbox reads back what stands under a name that was taken.
+        yield Grant(GROUP, ("securityevents",), ("create", "get"))
+    if operator.config_kind is not None:
+        kind = operator.config_kind.kind_info
+        yield Grant(kind.group, (kind.plural,), ("get", "list", "watch"))
+        yield Grant(kind.group, (f"{kind.plural}/status",), ("patch",))
+    if operator.placement is Placement.ONE_LEADER:
+        lease = Lease.kind_info
+        namespace = operator.workload.namespace.value
+        # RBAC cannot name what does not exist yet, so creating is granted without a name.
+        yield Grant(lease.group, (lease.plural,), ("create",), namespace=namespace)
+        yield Grant(lease.group, (lease.plural,), ("get", "patch"), names=(lease_of(operator),), namespace=namespace)
