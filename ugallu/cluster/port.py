@@ -22,7 +22,7 @@ implementation to them:
 
 import enum
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -70,12 +70,24 @@ class Change(enum.StrEnum):
     BOOKMARK = "BOOKMARK"
 
 
+class Key(NamedTuple):
+    """An object's place within its kind."""
+
+    namespace: str
+    name: str
+
+
 class Notice(msgspec.Struct, Generic[R], frozen=True):
-    """One line of a watch. A bookmark carries no object, only how far history has come."""
+    """One line of a watch. A bookmark carries no object, only how far history has come.
+
+    A change of an object that did not decode carries none either, but its key in `unread`: whoever holds an older
+    version of that object holds what is no longer there, as a new list, which leaves it out, would show.
+    """
 
     change: Change
     resource_version: str
     object: R | None = None
+    unread: Key | None = None
 
 
 class Page(msgspec.Struct, Generic[R], frozen=True):
@@ -169,6 +181,22 @@ class Cluster(Protocol):
         ...
 
 
+@runtime_checkable
+class Streams(Protocol):
+    """What a cluster may offer besides the port: a list that comes as the beginning of its own watch (WatchList)."""
+
+    def stream(
+        self, kind: type[R], *, namespace: str = "", labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Notice[R]]:
+        """Yield each object there is as ADDED, then a bookmark, then every later change, as `watch` does.
+
+        Up to that first bookmark, what has not been told is not known to be gone; from it on, it is. A stream that
+        breaks before it begins anew; one that breaks later is resumed by `watch` from its last notice. Raises
+        `InvalidError` where the server does not serve it: list and watch instead.
+        """
+        ...
+
+
 async def list_all(cluster: Cluster, kind: type[R], **selectors: str) -> tuple[list[R], str]:
     """Return every object over all pages, and the resourceVersion to watch from."""
     items: list[R] = []
@@ -179,13 +207,6 @@ async def list_all(cluster: Cluster, kind: type[R], **selectors: str) -> tuple[l
         token = page.continue_token
         if not token:
             return items, page.resource_version
-
-
-class Key(NamedTuple):
-    """An object's place within its kind."""
-
-    namespace: str
-    name: str
 
 
 def key_of(resource: Resource) -> Key:
