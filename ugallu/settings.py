@@ -80,8 +80,9 @@ class EmitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Equal findings this close together, by their own time, become one event and one closing event."""
     objects_per_hour: Count = 20_000
     """Object budget by event time; past it only high and critical become objects, the rest is counted and reported."""
-    creates_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """Pace of creates against a real API server (0: unpaced, for the embedded cluster); pacing delays, never drops."""
+    creates_per_second: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """Pace of creates; 0 is unpaced. Not given: 50 on Kubernetes, unpaced in the embedded cluster. Pacing delays, and
+    never drops."""
     reserved_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     """Part of the pace that only high and critical may use."""
     max_age_seconds: Seconds = 24 * 3600.0
@@ -98,7 +99,7 @@ class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KubernetesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which cluster; nothing set: the one around this Pod, and outside a Pod the embedded one."""
+    """Which Kubernetes cluster, and how to reach it."""
 
     kubeconfig: str = ""
     """A kubeconfig file: the process works on that cluster instead of the embedded one."""
@@ -106,6 +107,10 @@ class KubernetesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Its context; empty: the current one."""
     namespace: str = ""
     """Where this process has its Leases; empty: the Pod's own, or ugallu-system."""
+    server: str = ""
+    """`HOST:PORT` of the API server around this Pod; empty: what Kubernetes put into its environment."""
+    account: str = "/var/run/secrets/kubernetes.io/serviceaccount"
+    """Where the Pod's token, CA and namespace are mounted."""
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,9 +128,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names of the operators to run; empty: all that can run here."""
     state: str = ""
     """Directory of everything durable: embedded cluster, journal, key, log, evidence."""
-    cluster_id: str = "local"
-    """Part of every event's name: two clusters never share one."""
-    cluster_name: str = "local"
+    cluster: Literal["", "embedded", "kubernetes"] = ""
+    """Where objects are; empty: on Kubernetes with a kubeconfig or in a Pod, else in the embedded cluster."""
+    cluster_id: str = ""
+    """Part of every event's name: two clusters never share one. Empty: `local` for the embedded cluster, the uid of
+    the namespace kube-system on Kubernetes."""
+    cluster_name: str = ""
+    """Empty: as the id."""
     instance: str = msgspec.field(default_factory=socket.gethostname)
     grace_seconds: Seconds = 25.0
     """From SIGTERM to the end; below the 30 s that Kubernetes grants."""
@@ -141,6 +150,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSettings = LogSettings()
 
     @property
+    def on_kubernetes(self) -> bool:
+        """Whether objects are in a Kubernetes cluster."""
+        if self.cluster:
+            return self.cluster == "kubernetes"
+        return bool(self.kubernetes.kubeconfig or self.kubernetes.server)
+
+    @property
     def state_dir(self) -> Path:
         """`state` as a path; raises `PermanentError` when the command gave none."""
         if not self.state:
@@ -151,11 +167,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load(overrides: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
     """Build the settings: `overrides` (from flags; nested as the Struct) win over `UGALLU_*`, which win over defaults.
 
+    Where no server is given, the one that Kubernetes tells its Pods of is taken.
     `UGALLU_STATE=/x`, `UGALLU_AUDIT_FILES=/a,/b`, `UGALLU_EMIT_OBJECTS_PER_HOUR=100`: the path of the field, upper
     case, lists with commas. Raises `PermanentError` naming the variable or flag that does not fit.
     """
     env = os.environ if environ is None else environ  # noqa: TID251 - the one reader of the environment
     raw = _from_environment(Settings, env, "UGALLU_")
+    if host := env.get("KUBERNETES_SERVICE_HOST"):
+        host = f"[{host}]" if ":" in host else host
+        _default(raw, "kubernetes", "server", f"{host}:{env.get('KUBERNETES_SERVICE_PORT', '443')}")
     _merge(raw, overrides)
     try:
         return msgspec.convert(raw, Settings, strict=False)
@@ -179,6 +199,10 @@ def _from_environment(cls: type[msgspec.Struct], env: Mapping[str, str], prefix:
             is_list = field.type == tuple[str, ...]
             found[field.name] = [part for part in env[name].split(",") if part] if is_list else env[name]
     return found
+
+
+def _default(into: dict[str, Any], group: str, name: str, value: str) -> None:
+    into.setdefault(group, {}).setdefault(name, value)
 
 
 def _merge(into: dict[str, Any], over: Mapping[str, Any]) -> None:

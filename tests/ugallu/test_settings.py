@@ -85,3 +85,25 @@ def test_a_secret_shows_itself_to_nobody() -> None:
     secret = Secret("hunter2")
     assert "hunter2" not in f"{secret} {secret!r} {Holder(secret)} {[secret]}"
     assert secret.reveal() == "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "kubernetes"),
+    [
+        ({}, {}, False),
+        ({"kubernetes": {"kubeconfig": "/k"}}, {}, True),
+        ({}, {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}, True),
+        ({"cluster": "embedded"}, {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, False),
+        ({}, {"KUBECONFIG": "/home/k"}, False),
+    ],
+)
+def test_which_cluster_is_meant(flags: dict[str, object], env: dict[str, str], kubernetes: bool) -> None:
+    """A kubeconfig that is named, or a Pod's environment; a kubeconfig that merely lies around is nobody's word."""
+    assert load(flags, env).on_kubernetes is kubernetes
+
+
+def test_a_pods_environment_names_the_server() -> None:
+    """As Kubernetes gives it, IPv6 in brackets; a flag wins."""
+    env = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
+    assert load({}, env).kubernetes.server == "[fd00::1]:6443"
+    assert load({"kubernetes": {"server": "api:1"}}, env).kubernetes.server == "api:1"

@@ -33,19 +33,12 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run embedded."""
+    """Run until told to stop."""
     import anyio
 
-    from ugallu.errors import PermanentError
     from ugallu.settings import load
 
     settings = load(flags.overrides(args))
-    if settings.kubernetes.kubeconfig:
-        raise PermanentError(
-            "this release runs on its embedded cluster only; access to Kubernetes comes with a later one",
-            where="--kubeconfig",
-            fix="leave it out, and pass --state DIR",
-        )
     settings.state_dir  # noqa: B018 - raises what to do when there is none, before anything is opened
     anyio.run(_run, settings, args.rules)
     return DONE
@@ -55,15 +48,18 @@ async def _run(settings: "Settings", rules: list[Path]) -> None:
     from ugallu.api.sigma import SigmaRule
     from ugallu.cli.books import as_json
     from ugallu.cli.playback import load_rules
-    from ugallu.supervisor.assembly import open_embedded
+    from ugallu.operator.rights import allows, rights
+    from ugallu.supervisor.assembly import open_process
     from ugallu.supervisor.signals import stopping
 
-    async with open_embedded(settings) as process:
+    async with open_process(settings) as process:
         await load_rules(process.cluster, process.operators, rules)
-        if not settings.audit.files:
-            process.log.warning("no audit log: pass --audit-log FILE")
-        if not (await process.cluster.list(SigmaRule, limit=1)).items:
-            process.log.warning("no rules: pass --rules DIR")
+        audit = settings.audit
+        if any(allows(rights(operator), "list", SigmaRule.kind_info) for operator in process.operators):
+            if not audit.files and not audit.webhook.listen:
+                process.log.warning("no audit log: pass --audit-log FILE or --webhook HOST:PORT")
+            if not (await process.cluster.list(SigmaRule, limit=1)).items:
+                process.log.warning("no rules: pass --rules DIR, or apply SigmaRules")
         with stopping() as stop:
-            books = await process.supervisor.run(stop, until_idle=not settings.audit.follow)
+            books = await process.supervisor.run(stop, until_idle=not audit.follow)
     process.log.info("stopped", **as_json(books), cut=list(books.cut))

@@ -144,7 +144,7 @@ class Outbox:
         self._saving = anyio.Lock()
         self._moved = anyio.Event()
         share = min(max(settings.reserved_share, 0.0), 0.9)
-        rate = settings.creates_per_second
+        rate = settings.creates_per_second or 0.0
         # The smallest burst that still lets a low severity through beside the reserve, at half pace.
         burst = max(rate, 2.0 / (1.0 - share))
         self._bucket = TokenBucket(rate, burst) if rate > 0 else None

@@ -25,5 +25,7 @@ class Platform:
     log: structlog.typing.FilteringBoundLogger
     metrics: Metrics
     settings: Settings
+    namespace: str
+    """Where this process lives: its config objects, Secrets and Leases."""
     state: Path
     """A directory of this process alone, for what must survive a restart and belongs in no object."""

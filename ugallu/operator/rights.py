@@ -13,6 +13,9 @@ from ugallu.operator.contract import Grant, Operator, Placement
 CLUSTER_ID: Final = Grant("", ("namespaces",), ("get",), names=("kube-system",))
 """The uid of kube-system names the cluster, unless a setting does."""
 
+CONFIG_NAME: Final = "default"
+"""The object that an operator takes its config from."""
+
 
 def lease_of(operator: Operator[Any] | type[Operator[Any]]) -> str:
     """Return the name of the Lease that an operator of one leader holds."""
@@ -46,8 +49,8 @@ def _implied(operator: Operator[Any] | type[Operator[Any]]) -> Iterable[Grant]:
         yield Grant(GROUP, ("securityevents",), ("create", "get"))
     if operator.config_kind is not None:
         kind = operator.config_kind.kind_info
-        yield Grant(kind.group, (kind.plural,), ("get", "list", "watch"))
-        yield Grant(kind.group, (f"{kind.plural}/status",), ("patch",))
+        yield Grant(kind.group, (kind.plural,), ("list", "watch"), names=(CONFIG_NAME,))
+        yield Grant(kind.group, (f"{kind.plural}/status",), ("patch",), names=(CONFIG_NAME,))
     if operator.placement is Placement.ONE_LEADER:
         lease = Lease.kind_info
         namespace = operator.workload.namespace.value

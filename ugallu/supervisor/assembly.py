@@ -1,6 +1,6 @@
-"""Puts one process together over the embedded cluster: `ugallu run`, `replay` and `demo` start here.
+"""Puts one process together, over Kubernetes or over the embedded cluster: `ugallu run`, `replay`, `demo` start here.
 
---state DIR     the cluster's files (ugallu.cluster.embedded)
+--state DIR     the embedded cluster's files (ugallu.cluster.embedded), if that is the cluster
   journal/      acknowledged findings (ugallu.journal)
   ...           what operators keep, each under a name of its own
 """
@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ugallu import __version__
 from ugallu.api.audit import AuditRecord
@@ -27,20 +29,22 @@ from ugallu.errors import PermanentError
 from ugallu.journal.port import Journal, Retention
 from ugallu.logs import Logger, logger
 from ugallu.metrics import Metrics
-from ugallu.operator.contract import Operator, Placement, Source
+from ugallu.operator.contract import Namespace, Operator, Placement, Source
 from ugallu.operator.platform import Platform
+from ugallu.operator.rights import lease_of
 from ugallu.settings import Settings
 from ugallu.supervisor.cell import Cell
 from ugallu.supervisor.intake import Intake
 from ugallu.supervisor.positions import Positions
+from ugallu.supervisor.reach import reach
 from ugallu.supervisor.registry import choose, installed
 from ugallu.supervisor.supervisor import Supervisor
 
 JOURNAL = "journal"
 SEALERS = ("attestor",)
 """Left out of "all operators" when nothing is to be sealed."""
-NAMESPACE = "ugallu-system"
-"""Where leases are, when the cluster has namespaces of its own."""
+CREATES_PER_SECOND = 50.0
+"""Against an API server that others need as well; nothing is lost by it, bursts wait in the journal."""
 
 
 def runnable(
@@ -90,6 +94,54 @@ class Process:
 
 
 @asynccontextmanager
+async def open_process(
+    settings: Settings, *, clock: Clock | None = None, log: Logger | None = None, metrics: Metrics | None = None
+) -> AsyncIterator[Process]:
+    """Assemble the process that the settings ask for, over the cluster that they mean.
+
+    Raises `PermanentError` for settings that cannot work, `UnavailableError` for a cluster that does not answer,
+    `ForbiddenError` for one that does not know us.
+    """
+    opened = open_kubernetes if settings.on_kubernetes else open_embedded
+    async with opened(settings, clock=clock, log=log, metrics=metrics) as process:
+        yield process
+
+
+@asynccontextmanager
+async def open_kubernetes(
+    settings: Settings,
+    *,
+    operators: Sequence[type[Operator[Any]]] | None = None,
+    clock: Clock | None = None,
+    log: Logger | None = None,
+    metrics: Metrics | None = None,
+) -> AsyncIterator[Process]:
+    """Reach the cluster and assemble everything over it; the state directory has the journal, and what operators keep.
+
+    Raises as `open_process`.
+    """
+    clock, log, metrics = clock or SystemClock(), log or logger(settings.log), metrics or Metrics()
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    classes = load(settings, embedded=False) if operators is None else runnable(operators, embedded=False)
+    async with reach(settings, clock=clock, metrics=metrics, log=log) as reached:
+        identity = ClusterIdentity(
+            cluster_id=reached.cluster_id, cluster_name=settings.cluster_name or reached.cluster_id
+        )
+        async with assembled(
+            settings,
+            reached.cluster,
+            classes,
+            identity=identity,
+            namespace=reached.namespace,
+            clock=clock,
+            log=log,
+            metrics=metrics,
+            started=freeze_heap,
+        ) as process:
+            yield process
+
+
+@asynccontextmanager
 async def open_embedded(
     settings: Settings,
     *,
@@ -109,11 +161,24 @@ async def open_embedded(
     cluster = EmbeddedCluster.open(settings.state_dir, clock=clock)
     try:
         async with assembled(
-            settings, cluster, classes, clock=clock, log=log, metrics=metrics, started=freeze_heap
+            settings,
+            cluster,
+            classes,
+            identity=embedded_identity(settings),
+            clock=clock,
+            log=log,
+            metrics=metrics,
+            started=freeze_heap,
         ) as process:
             yield process
     finally:
         await cluster.close()
+
+
+def embedded_identity(settings: Settings) -> ClusterIdentity:
+    """Return who an embedded cluster is."""
+    cluster_id = settings.cluster_id or "local"
+    return ClusterIdentity(cluster_id=cluster_id, cluster_name=settings.cluster_name or cluster_id)
 
 
 @asynccontextmanager
@@ -122,16 +187,19 @@ async def assembled(
     cluster: Cluster,
     operators: Sequence[type[Operator[Any]]],
     *,
+    identity: ClusterIdentity,
     clock: Clock,
     log: Logger,
     metrics: Metrics,
+    namespace: str = Namespace.SYSTEM.value,
     sources: Mapping[type[Any], Callable[[], Sequence[Source]]] | None = None,
     lend: Callable[[Operator[Any]], Cluster] | None = None,
     started: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Process]:
     """Assemble a process over a cluster that somebody else opens and closes.
 
-    `sources` replaces the shared ones; `lend` gives each operator its own view of the cluster.
+    `namespace` is where Leases are; `sources` replaces the shared ones; `lend` gives each operator its own view of the
+    cluster.
     """
     from ugallu.journal.segmented import SegmentedJournal
 
@@ -143,7 +211,11 @@ async def assembled(
         log=log,
     )
     try:
-        outbox = Outbox(journal, cluster, clock, metrics, log, settings.emit, live=settings.audit.follow)
+        emit = settings.emit
+        if emit.creates_per_second is None:
+            pace = 0.0 if cluster.embedded else CREATES_PER_SECOND
+            emit = msgspec.structs.replace(emit, creates_per_second=pace)
+        outbox = Outbox(journal, cluster, clock, metrics, log, emit, live=settings.audit.follow)
         positions = Positions((await outbox.recover()).values())
         bus = LocalBus(metrics)
         cache = SharedCache(cluster, clock=clock, metrics=metrics, log=log)
@@ -161,7 +233,6 @@ async def assembled(
             sources=shared_sources(settings, clock, metrics, log) if sources is None else sources,
             started=started,
         )
-        identity = ClusterIdentity(cluster_name=settings.cluster_name, cluster_id=settings.cluster_id)
         built = [operator() for operator in operators]
         for operator in built:
             own = log.bind(operator=operator.name)
@@ -182,6 +253,7 @@ async def assembled(
                 log=own,
                 metrics=metrics,
                 settings=settings,
+                namespace=namespace,
                 state=settings.state_dir,
             )
             supervisor.add(
@@ -194,7 +266,9 @@ async def assembled(
                     emitter=emitter,
                     shared=supervisor.want,
                     changed=supervisor.poke,
-                    election=_election(operator, cluster, settings, clock, own),
+                    election=_election(
+                        operator, cluster, instance=settings.instance, namespace=namespace, clock=clock, log=own
+                    ),
                 )
             )
         yield Process(settings, cluster, journal, built, supervisor, metrics, clock, log, bus, cache)
@@ -225,7 +299,7 @@ def shared_sources(
 
 
 def _election(
-    operator: Operator[Any], cluster: Cluster, settings: Settings, clock: Clock, log: Logger
+    operator: Operator[Any], cluster: Cluster, *, instance: str, namespace: str, clock: Clock, log: Logger
 ) -> Election | None:
     """Return the candidacy of an operator that runs once a cluster; one process has an embedded cluster to itself."""
     if operator.placement is not Placement.ONE_LEADER or cluster.embedded:
@@ -233,8 +307,8 @@ def _election(
     return Election(
         cluster,
         clock,
-        name=f"ugallu-{operator.name}-leader",
-        namespace=NAMESPACE,
-        identity=settings.instance,
+        name=lease_of(operator),
+        namespace=namespace,
+        identity=instance,
         failed=lambda error: log.warning("lease", error=str(error)),
     )

@@ -22,14 +22,13 @@ from ugallu.emit.port import ReportingEmitter
 from ugallu.errors import PermanentError, RefusedError, UgalluError
 from ugallu.operator.contract import Operator, Parts, Service
 from ugallu.operator.platform import Platform
+from ugallu.operator.rights import CONFIG_NAME
 from ugallu.pace import Backoff
 from ugallu.supervisor.guard import attempt, attempt_now
 from ugallu.supervisor.intake import Intake
 from ugallu.supervisor.positions import Positions
 from ugallu.supervisor.reconciling import Reconciling
 from ugallu.supervisor.work import IDLE_SECONDS, Worker
-
-CONFIG_NAME = "default"
 
 
 @dataclass(slots=True, eq=False)
@@ -429,7 +428,8 @@ class Cell:
         if kind is None:
             return None
         self._loose = self._loose or _loose(kind)
-        return self._cache.view(self._loose, fields=f"metadata.name={CONFIG_NAME}")
+        namespace = self._platform.namespace if kind.kind_info.namespaced else ""
+        return self._cache.view(self._loose, namespace=namespace, fields=f"metadata.name={CONFIG_NAME}")
 
     def _decode(self, found: Any) -> Config:  # noqa: ANN401 - a Struct made by `_loose`
         cls: type[Config] = self.operator.config
@@ -460,7 +460,13 @@ class Cell:
         if after == before:
             return
         trouble = await attempt(
-            partial(self._cluster.patch_status, type(found), CONFIG_NAME, {"conditions": msgspec.to_builtins(after)})
+            partial(
+                self._cluster.patch_status,
+                type(found),
+                CONFIG_NAME,
+                {"conditions": msgspec.to_builtins(after)},
+                found.metadata.namespace,
+            )
         )
         if trouble is not None:
             self._log.warning("status of the config not written", error=str(trouble))

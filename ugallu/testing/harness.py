@@ -22,7 +22,7 @@ from ugallu.metrics import Metrics
 from ugallu.operator.contract import Operator
 from ugallu.operator.rights import allows, rights
 from ugallu.settings import AuditSettings, ListenSettings, Settings
-from ugallu.supervisor.assembly import Process, assembled
+from ugallu.supervisor.assembly import Process, assembled, embedded_identity
 
 R = TypeVar("R", bound=Resource)
 SOURCE = "test"
@@ -64,7 +64,7 @@ class Granted:
         continue_token: str = "",
     ) -> Page[R]:
         """Ask for `list`."""
-        self._check("list", kind.kind_info, namespace=namespace)
+        self._check("list", kind.kind_info, _named(fields), namespace)
         return await self._cluster.list(
             kind, namespace=namespace, labels=labels, fields=fields, limit=limit, continue_token=continue_token
         )
@@ -73,7 +73,7 @@ class Granted:
         self, kind: type[R], *, since: str, namespace: str = "", labels: str = "", fields: str = ""
     ) -> AsyncIterator[Notice[R]]:
         """Ask for `watch`."""
-        self._check("watch", kind.kind_info, namespace=namespace)
+        self._check("watch", kind.kind_info, _named(fields), namespace)
         return self._cluster.watch(kind, since=since, namespace=namespace, labels=labels, fields=fields)
 
     async def create(self, resource: R) -> R:
@@ -119,6 +119,12 @@ class Granted:
 
     async def close(self) -> None:
         """Leave the cluster open: it belongs to the test."""
+
+
+def _named(fields: str) -> str:
+    """Return the one name that a field selector asks for: so RBAC reads it, too."""
+    _, _, name = fields.partition("metadata.name=")
+    return name
 
 
 class Run:
@@ -199,6 +205,7 @@ async def running(
                     chosen,
                     at,
                     operators,
+                    identity=embedded_identity(chosen),
                     clock=clock,
                     log=log,
                     metrics=Metrics(),

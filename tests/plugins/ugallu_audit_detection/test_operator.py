@@ -39,6 +39,7 @@ def build(state: Path, config: AuditDetectionConfigSpec | None = None, *, follow
         log=structlog.get_logger(),
         metrics=Metrics(),
         settings=Settings(audit=AuditSettings(files=("audit.log",), follow=follow)),
+        namespace="ugallu-system",
         state=state,
     )
     return AuditDetection().build(config or AuditDetectionConfigSpec(), platform)

@@ -25,7 +25,7 @@ from ugallu.metrics import Metrics
 from ugallu.operator.contract import After, Operator, Parts, Source
 from ugallu.operator.platform import Platform
 from ugallu.settings import AuditSettings, ListenSettings, Settings
-from ugallu.supervisor.assembly import Process, assembled
+from ugallu.supervisor.assembly import Process, assembled, embedded_identity
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.pipeline import NumberSource, Seen
 
@@ -128,7 +128,14 @@ async def process(
     sources: Mapping[type[Any], Callable[[], Sequence[Source]]] = {Seen: lambda: [source()] if source else []}
     try:
         async with assembled(
-            settings, cluster, operators, clock=clock or SystemClock(), log=LOG, metrics=Metrics(), sources=sources
+            settings,
+            cluster,
+            operators,
+            identity=embedded_identity(settings),
+            clock=clock or SystemClock(),
+            log=LOG,
+            metrics=Metrics(),
+            sources=sources,
         ) as made:
             yield made
     finally:

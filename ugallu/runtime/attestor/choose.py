@@ -37,12 +37,12 @@ def choose(platform: Platform) -> Ports:
     Raises `PermanentError` where no adapter fits, `RefusedError` for a key that others may read or a log that another
     process has open, `IntegrityError` for a log that was tampered with.
     """
-    if not platform.cluster.embedded:
+    if not platform.cluster.embedded and platform.settings.evidence != "local":
         raise PermanentError(
             "sealing on a Kubernetes cluster needs a signer, a log and a store that outlive the Pod; "
-            "this release has none",
+            "none is configured, and none is ever chosen by default",
             where="operator attestor",
-            fix="run without a kubeconfig, or with --enable and without attestor",
+            fix="pass --evidence local to seal in --state (on a volume that lasts), or run without the attestor",
         )
     return local(platform.state / FOLDER, platform)
 

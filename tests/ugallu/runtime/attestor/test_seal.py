@@ -94,6 +94,7 @@ async def desk(folder: Path, cluster: Cluster, clock: ManualClock) -> AsyncItera
             log=structlog.get_logger(),
             metrics=metrics,
             settings=load({"state": str(folder), "instance": "test"}, {}),
+            namespace="ugallu-system",
             state=folder,
         )
         parts = Attestor().build(Config(), platform)
@@ -670,8 +671,12 @@ async def test_a_clock_that_is_put_back_delays_nothing(tmp_path: Path) -> None:
         assert (await at.event()).status.phase is EventPhase.ATTESTED
 
 
-def test_sealing_outside_the_embedded_cluster_is_refused() -> None:
-    """A1: where no adapter fits there is an error, never a weaker one."""
-    with pytest.raises(PermanentError, match="this release has none"):
-        choose(SimpleNamespace(cluster=SimpleNamespace(embedded=False)))  # type: ignore[arg-type]
+def test_sealing_on_kubernetes_is_refused_unless_local_evidence_is_asked_for(tmp_path: Path) -> None:
+    """A1: a Pod may vanish with its disk, so sealing there is never chosen for want of something better."""
+    there = SimpleNamespace(cluster=SimpleNamespace(embedded=False), settings=load({}, {}))
+    with pytest.raises(PermanentError, match="none is ever chosen by default"):
+        choose(there)  # type: ignore[arg-type]
+    there.settings = load({"evidence": "local"}, {})
+    there.state, there.clock = tmp_path, ManualClock()
+    choose(there).close()  # type: ignore[arg-type]
     assert issubclass(IntegrityError, PermanentError)
