@@ -40,6 +40,7 @@ CATALOGUE: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "ugallu_audit_file_parse_errors_total": ("counter", "Audit log lines rejected.", ()),
     "ugallu_audit_source_lag_bytes": ("gauge", "Bytes of audit log not yet read.", ("source",)),
     "ugallu_audit_last_event_timestamp_seconds": ("gauge", "Time of the newest audit event.", ("source",)),
+    "ugallu_audit_events_total": ("counter", "Audit events that the rules saw, by audit level.", ("level",)),
     "ugallu_audit_truncated_total": ("counter", "Audit events whose bodies the API server cut.", ()),
     "ugallu_audit_rule_matches_total": ("counter", "Matches of a rule after its limiter.", ("rule",)),
     "ugallu_audit_rule_dropped_total": ("counter", "Matches that a rule's limiter dropped.", ("rule",)),

@@ -162,6 +162,9 @@ class Engine:
                     yield index, finding
         if self._metrics is not None:
             self.tallies.publish(self._metrics)
+            for level, count in self.levels.seen.items():
+                self._metrics.count("ugallu_audit_events_total", count, level=level)
+            self.levels.seen.clear()
             if cut := self.levels.cut - self._cut:
                 self._metrics.count("ugallu_audit_truncated_total", cut)
                 self._cut += cut

@@ -1,6 +1,8 @@
 """Which requests come without bodies: what a rule that looks into bodies can never see."""
 
+from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
 from ugallu.sdk import AuditObject, AuditRecord
@@ -12,6 +14,8 @@ SPAN: Final = 3600.0
 MAX_NAME: Final = 512
 
 BODIES: Final = frozenset({"Request", "RequestResponse"})
+LEVELS: Final = frozenset({"Metadata", *BODIES})
+_LEVEL: Final = attrgetter("level")
 TRUNCATED: Final = b"audit.k8s.io/truncated"
 WRITES: Final = frozenset({"create", "update", "patch"})
 
@@ -25,11 +29,15 @@ class Levels:
     def __init__(self) -> None:
         self.cut = 0
         """Events that came without the bodies that their level promises, because the API server cut them off."""
+        self.seen: Counter[str] = Counter()
+        """Events by level; what is no level counts as `other`."""
         self._bare: dict[Resource, tuple[AuditRecord, AuditRecord] | None] = {}
 
     def note(self, records: Sequence[AuditRecord]) -> None:
         """Take in a batch."""
         bare = self._bare
+        for level, count in Counter(map(_LEVEL, records)).items():
+            self.seen[level if level in LEVELS else "other"] += count
         for record in records:
             if (
                 record.level in BODIES

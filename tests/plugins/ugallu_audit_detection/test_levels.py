@@ -75,3 +75,14 @@ def test_bodies_that_were_cut_off_are_counted() -> None:
     for _ in range(2):
         list(engine.inspect_batch([audit_record(level="Request", annotations=cut)]))
     assert metrics.value("ugallu_audit_truncated_total") == 2
+
+
+def test_events_are_counted_by_level() -> None:
+    """What a doctor asks: what does the stream bring? A level that nobody knows makes no series of its own."""
+    metrics = Metrics()
+    engine = Engine(metrics)
+    list(engine.inspect_batch([audit_record(level=level) for level in ("Metadata", "Request", "Metadata", "<odd>")]))
+    list(engine.inspect_batch([audit_record(level="Metadata")]))
+    assert metrics.value("ugallu_audit_events_total", level="Metadata") == 3
+    assert metrics.value("ugallu_audit_events_total", level="Request") == 1
+    assert metrics.value("ugallu_audit_events_total", level="other") == 1
