@@ -1,14 +1,19 @@
-"""Programs for the tests against real components, built by the rig when the first test asks for one."""
+"""What the tests against real components ask for, built and started by the rig when the first test asks.
 
-import importlib.util
+Each size of cluster is started once and shared: a test takes a fresh namespace (`api.namespace()`), and a prefix of its own for what
+lives outside of namespaces. Who needs other options, or breaks things for good, starts a cluster of its own.
+"""
+
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.rig import go
+from tests.rig.cluster import ApiServer, ControlPlane
 
 Cosign = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -16,13 +21,7 @@ Cosign = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="session")
 def cosign() -> Cosign:
     """Return a function that runs stock cosign in a folder, without any network where this machine can take it away."""
-    path = Path(__file__).parents[1] / "rig" / "go.py"
-    spec = importlib.util.spec_from_file_location("ugallu_rig_go", path)
-    assert spec is not None
-    assert spec.loader is not None
-    rig = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rig)
-    binary = rig.provide(rig.COSIGN)
+    binary = go.provide(go.COSIGN)
     offline = ["unshare", "-n"] if os.geteuid() == 0 and shutil.which("unshare") else []
     if offline and subprocess.run([*offline, "true"], capture_output=True, check=False).returncode:
         offline = []
@@ -34,3 +33,17 @@ def cosign() -> Cosign:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def api() -> Iterator[ApiServer]:
+    """Return a running API: etcd and kube-apiserver."""
+    with ApiServer() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """Return a running control plane: the API with its controllers and the scheduler."""
+    with ControlPlane() as cluster:
+        yield cluster

