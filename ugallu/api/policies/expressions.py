@@ -1,0 +1,58 @@
+"""Pieces that several policies share, as CEL text."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from ugallu.api.meta import GROUP, VERSION
+from ugallu.api.policies.policy import Condition, Rule, Variable
+
+WRITES: Final = ("CREATE", "UPDATE")
+
+USER: Final = "request.userInfo.username"
+SUBRESOURCE: Final = "request.?subResource.orValue('')"
+
+NEW_SPEC: Final = Condition("spec-is-new", "oldObject == null || object.?spec != oldObject.?spec")
+"""What was stored before a rule came may still be labelled and finalised."""
+ALIVE: Final = Condition("not-being-deleted", "!has(object.metadata.deletionTimestamp)")
+GUARDS: Final = (NEW_SPEC, ALIVE)
+
+
+def ours(operations: Iterable[str], *resources: str) -> Rule:
+    """Return a rule on resources of our own group."""
+    return Rule(tuple(operations), resources, GROUP, VERSION)
+
+
+def text(value: str) -> str:
+    """Return a string literal."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"'{escaped}'"
+
+
+def texts(values: Iterable[str]) -> str:
+    """Return a list of string literals."""
+    return f"[{', '.join(map(text, values))}]"
+
+
+def users(name: str, values: Iterable[str]) -> Variable:
+    """Return a variable that lists users."""
+    return Variable(name, texts(values))
+
+
+_UNITS: Final = (("ns", 15), ("us", 12), ("\u00b5s", 12), ("\u03bcs", 12), ("ms", 9), ("s", 7), ("m", 6), ("h", 5))
+"""Digits that a number of each unit may have: six such parts are below what a duration can hold."""
+DURATION: Final = "^(" + "|".join(f"[0-9]{{1,{n}}}([.][0-9]{{1,9}})?{unit}" for unit, n in _UNITS) + "){1,6}$"
+
+
+def is_duration(value: str) -> str:
+    """Tell whether a string is a duration as we write it: `1h30m`, no sign, no days."""
+    return f"{value}.matches({text(DURATION)})"
+
+
+def duration(value: str) -> str:
+    """Return the duration of a string that `is_duration`."""
+    return f"duration({value}.replace('\u00b5', 'u').replace('\u03bc', 'u'))"
+
+
+def within(value: str, limit: str) -> str:
+    """Tell whether a string is a duration above zero and at most `limit`."""
+    return f"{is_duration(value)} && {duration(value)} > duration('0s') && {duration(value)} <= duration('{limit}')"
