@@ -63,8 +63,24 @@ CATALOGUE: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     ),
     "ugallu_reconcile_total": ("counter", "Reconciliations by outcome.", ("operator", "kind", "outcome")),
     "ugallu_cache_objects": ("gauge", "Objects held by the informer cache.", ("kind",)),
+    "ugallu_cache_bytes": ("gauge", "Memory of the objects held by the informer cache, from a sample.", ("kind",)),
+    "ugallu_cache_unread_total": ("counter", "Objects and changes that did not decode.", ("kind",)),
     "ugallu_cache_relists_total": ("counter", "Lists after the first one, by cause.", ("kind", "cause")),
 }
+
+
+def read(exposition: str) -> list[tuple[str, dict[str, str], float]]:
+    """Return name, labels and value of each sample of another process's exposition.
+
+    Raises `ValueError` for what is no exposition.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    return [
+        (sample.name, dict(sample.labels), sample.value)
+        for family in text_string_to_metric_families(exposition)
+        for sample in family.samples
+    ]
 
 
 class Metrics:

@@ -21,7 +21,7 @@ implementation to them:
 """
 
 import enum
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
@@ -215,7 +215,12 @@ def key_of(resource: Resource) -> Key:
 
 
 class View(Protocol[R_co]):
-    """The cached objects of one kind and scope, kept current by one shared watch."""
+    """The cached objects of one kind and scope, kept current by one shared watch.
+
+    Every object is an instance of the very Struct that the view was asked for, as a decoder of its own would have made
+    it: methods, `ref`, `encode` and `msgspec.structs.replace` work. Two calls may return equal objects that are not the
+    same one. An object that does not fit the Struct is not shown.
+    """
 
     def get(self, name: str, namespace: str = "") -> R_co | None:
         """Return the object as last seen."""
@@ -229,6 +234,17 @@ class View(Protocol[R_co]):
         """Call `told` for every object there is (as ADDED) and for each later change, in the loop; returns unlisten."""
         ...
 
+    def index(self, name: str, values: Callable[[R_co], Iterable[Hashable]]) -> None:
+        """Keep an index by what `values` returns for an object, always the same for the same object.
+
+        A name stands for one index of this view, whoever asks: named again, it is built anew with the new `values`.
+        """
+        ...
+
+    def by(self, name: str, value: Hashable) -> Iterable[R_co]:
+        """Return the objects that have this value in an index; raises `KeyError` for one that nobody keeps."""
+        ...
+
     async def synced(self) -> None:
         """Wait until the first complete list has been taken in."""
         ...
@@ -238,11 +254,48 @@ class View(Protocol[R_co]):
         ...
 
 
-class Cache(Protocol):
-    """One informer per kind and scope, whatever the number of users."""
+class InformerState(msgspec.Struct, frozen=True, kw_only=True):
+    """How one informer of the cache is."""
 
-    def view(self, kind: type[R], *, namespace: str = "", labels: str = "", fields: str = "") -> View[R]:
-        """Return the view, starting its informer if it is the first of its kind and scope."""
+    kind: str
+    namespace: str
+    labels: str
+    fields: str
+    structs: int
+    """How many Structs read it."""
+    objects: int
+    size: int
+    """Bytes they take in memory, estimated from a sample."""
+    unread: int
+    """Objects that did not decode: those of the last list, and those of the watch since."""
+    relists: int
+    synced: bool
+    age: float
+    """Seconds since the cluster last said anything, a bookmark at least each minute: more means stale."""
+    error: str
+    """What went wrong since then; empty when nothing did."""
+
+
+class Cache(Protocol):
+    """One informer per kind and scope, whatever the number of users and of Structs that read it."""
+
+    def view(
+        self,
+        kind: type[R],
+        *,
+        namespace: str = "",
+        labels: str = "",
+        fields: str = "",
+        namespaces: Iterable[str] = (),
+    ) -> View[R]:
+        """Return the view, starting its informer if it is the first of its kind and scope.
+
+        `namespaces` asks for several, each with a watch of its own, presented as one view.
+        """
+        ...
+
+    def state(self) -> tuple[InformerState, ...]:
+        """Return how each informer is."""
         ...
 
     async def run(self) -> None:

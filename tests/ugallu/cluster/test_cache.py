@@ -39,7 +39,7 @@ async def test_views_of_one_scope_share_an_informer() -> None:
         for view in (*views, selected):
             await view.synced()
         await slim.synced()
-    assert sum(call.verb == "list" for call in cluster.calls) == 3
+    assert sum(call.verb == "list" for call in cluster.calls) == 2
 
 
 async def test_a_view_asked_for_before_the_cache_runs_starts_with_it() -> None:

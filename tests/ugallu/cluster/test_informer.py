@@ -52,11 +52,14 @@ class Following:
         )
         self._news = anyio.Event()
 
-    def _tell(self, change: Change, item: SigmaRule) -> None:
+    def _tell(self, change: Change, item: SigmaRule, before: SigmaRule | None) -> None:
         name, version = item.metadata.name, item.metadata.resource_version
         if change is Change.ADDED:
             assert name not in self.state
+            assert before is None
         else:
+            assert before is not None
+            assert before.metadata.resource_version == self.state[name]
             assert self.state[name] != version or change is Change.DELETED
         if change is Change.DELETED:
             del self.state[name]
