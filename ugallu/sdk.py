@@ -1,6 +1,6 @@
 """The only door for plug-ins: what is promised to stay stable. Everything else in `ugallu` may change any day."""
 
-from ugallu.api import snapshots
+from ugallu.api import duration, k8s, scalars, snapshots
 from ugallu.api.audit import (
     AuditObject,
     AuditRecord,
@@ -162,12 +162,15 @@ __all__ = [
     "Wire",
     "Workload",
     "decode_strict",
+    "duration",
     "encode",
     "external",
     "json_of",
+    "k8s",
     "key_of",
     "mended",
     "response_of",
+    "scalars",
     "snapshots",
     "user_of",
     "utc_seconds",

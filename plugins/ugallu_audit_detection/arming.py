@@ -18,8 +18,8 @@ from ugallu.sdk import (
     SigmaMatchLeaf,
     SigmaRuleSpec,
     Suppress,
+    duration,
 )
-from ugallu_audit_detection.durations import seconds_of
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import Reason, RuleError, shown
 from ugallu_audit_detection.sigma.view import RecordView
@@ -148,7 +148,7 @@ def _near(name: str) -> str:
 
 def _window(suppress: Suppress, where: str) -> float:
     try:
-        window = seconds_of(suppress.window, where=where)
+        window = duration.seconds_of(suppress.window, where=where)
     except PermanentError as error:
         raise RuleError(Reason.COMPILE_ERROR, error.what, where=error.where, fix=error.fix) from error
     if window > MAX_WINDOW:

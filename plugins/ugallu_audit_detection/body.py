@@ -4,16 +4,23 @@ A denied request is audited with its body although nothing ever validated it, so
 Values keep to what canonical JSON can carry: no floats, no integers above 2^53, ASCII keys.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, TypeGuard, TypeVar
 
 import msgspec
+
+from ugallu.sdk import Wire, scalars
 
 MAX_ITEMS: Final = 64
 MAX_TEXT: Final = 1024
 MAX_BLOB_BYTES: Final = 4096
 MAX_DEPTH: Final = 8
 _SAFE_INTEGER: Final = 2**53 - 1
+_INT32: Final = scalars.RANGES["int32"]
+_quantity: Final = re.compile(scalars.QUANTITY)
+
+W = TypeVar("W", bound=Wire)
 
 
 class Cuts:
@@ -81,6 +88,11 @@ class Part:
         value = self.raw(key)
         return value if _is_safe(value) else None
 
+    def small(self, key: str) -> int | None:
+        """Return an integer field that Kubernetes keeps in 32 bits: beyond them the event itself would be refused."""
+        value = self.number(key)
+        return value if value is not None and _INT32[0] <= value <= _INT32[1] else None
+
     def numbers(self, key: str) -> tuple[int, ...]:
         """Return the integers in a list."""
         return tuple(item for item in self._items(key) if _is_safe(item))
@@ -115,18 +127,24 @@ class Part:
         found: dict[str, str | int] = {}
         for name in self._shorten(sorted(value) if isinstance(value, dict) else []):
             plain = _plain(value[name], 0) if isinstance(value, dict) else None
-            if isinstance(plain, str | int) and not isinstance(plain, bool):
-                found[ascii_key(name)] = self._cut(plain) if isinstance(plain, str) else plain
+            if isinstance(plain, int) and not isinstance(plain, bool):
+                found[ascii_key(name)] = plain
+            elif isinstance(plain, str) and len(plain) <= MAX_TEXT and _quantity.fullmatch(plain):
+                found[ascii_key(name)] = plain
         return found
 
-    def blob(self, key: str) -> dict[str, Any]:
-        """Return an object field as it is, or nothing when it is large."""
-        value = self.raw(key)
-        plain = _plain(value, 0) if isinstance(value, dict) else {}
-        if not isinstance(plain, dict) or len(msgspec.json.encode(plain)) > MAX_BLOB_BYTES:
-            self._cuts.made = True
-            return {}
-        return plain
+    def shaped(self, shape: type[W]) -> W | None:
+        """Return this value as a type of Kubernetes, or nothing when it is large or has another shape."""
+        if not isinstance(self._value, dict):
+            return None
+        plain = _plain(self._value, 0)
+        try:
+            if len(msgspec.json.encode(plain)) <= MAX_BLOB_BYTES:
+                return msgspec.convert(plain, shape)
+        except msgspec.ValidationError:
+            pass
+        self._cuts.made = True
+        return None
 
     def count(self, key: str) -> int | None:
         """Return the length of a list, None when there is none."""

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Final
 
+from ugallu.sdk import k8s
 from ugallu.sdk import snapshots as snap
 from ugallu_audit_detection.body import Part
 from ugallu_audit_detection.redact import scrubbed
@@ -41,14 +42,14 @@ def _pod_at(spec: Part, status: Part) -> snap.PodSubject:
             for item in spec.parts("tolerations")
         ),
         affinity=snap.AffinityInfo(
-            node_affinity=affinity.blob("nodeAffinity"),
-            pod_affinity=affinity.blob("podAffinity"),
-            pod_anti_affinity=affinity.blob("podAntiAffinity"),
+            node_affinity=affinity.part("nodeAffinity").shaped(k8s.NodeAffinity),
+            pod_affinity=affinity.part("podAffinity").shaped(k8s.PodAffinity),
+            pod_anti_affinity=affinity.part("podAntiAffinity").shaped(k8s.PodAntiAffinity),
         )
         if affinity
         else None,
         priority_class_name=spec.text("priorityClassName"),
-        priority=spec.number("priority"),
+        priority=spec.small("priority"),
         runtime_class_name=spec.text("runtimeClassName"),
         overhead=spec.quantities("overhead"),
         dns_policy=spec.text("dnsPolicy"),
@@ -96,14 +97,14 @@ def _container(item: Part) -> snap.ContainerInfo:
         ports=tuple(
             snap.ContainerPort(
                 name=port.text("name"),
-                host_port=port.number("hostPort"),
-                container_port=port.number("containerPort") or 0,
+                host_port=port.small("hostPort"),
+                container_port=port.small("containerPort") or 0,
                 protocol=port.text("protocol"),
                 host_ip=port.text("hostIP"),
             )
             for port in item.parts("ports")
         ),
-        resources=item.blob("resources") if item.has("resources") else {},
+        resources=item.part("resources").shaped(k8s.ResourceRequirements),
         security_context=_container_security(item.part("securityContext")),
         lifecycle=snap.LifecycleInfo(
             post_start=_hook(lifecycle.part("postStart")), pre_stop=_hook(lifecycle.part("preStop"))
@@ -129,7 +130,7 @@ def _container_security(item: Part) -> snap.ContainerSecCtx | None:
         run_as_non_root=item.flag("runAsNonRoot"),
         read_only_root_filesystem=item.flag("readOnlyRootFilesystem"),
         allow_privilege_escalation=item.flag("allowPrivilegeEscalation"),
-        capabilities=item.blob("capabilities") if item.has("capabilities") else {},
+        capabilities=item.part("capabilities").shaped(k8s.Capabilities),
         seccomp_profile=_seccomp(item.part("seccompProfile")),
         app_armor_profile=_app_armor(item.part("appArmorProfile")),
         se_linux_options=_se_linux(item.part("seLinuxOptions")),
@@ -194,7 +195,7 @@ def _call(item: Part) -> tuple[str, tuple[str, ...], str, int | None]:
     """How a hook or probe asks: kind, command, path and port. Its arguments may carry a credential."""
     kind = next((name for name in ("exec", "httpGet", "tcpSocket", "grpc", "sleep") if item.has(name)), "")
     call = item.part(kind)
-    return kind, tuple(map(scrubbed, call.texts("command"))), scrubbed(call.text("path")), call.number("port")
+    return kind, tuple(map(scrubbed, call.texts("command"))), scrubbed(call.text("path")), call.small("port")
 
 
 _VOLUME_SOURCES: Final = {
@@ -317,10 +318,10 @@ def _service(item: Part, _: str, __: str) -> snap.ServiceSubject:
         ports=tuple(
             snap.ServicePort(
                 name=port.text("name"),
-                port=port.number("port") or 0,
+                port=port.small("port") or 0,
                 target_port=port.text("targetPort"),
                 protocol=port.text("protocol"),
-                node_port=port.number("nodePort"),
+                node_port=port.small("nodePort"),
             )
             for port in spec.parts("ports")
         ),
@@ -349,7 +350,7 @@ def _endpoint_slice(item: Part, _: str, __: str) -> snap.EndpointSliceSubject:
         ports=tuple(
             snap.EndpointPort(
                 name=port.text("name"),
-                port=port.number("port"),
+                port=port.small("port"),
                 protocol=port.text("protocol"),
                 app_protocol=port.text("appProtocol"),
             )
@@ -364,7 +365,7 @@ def _workload(item: Part, kind: str, _: str) -> snap.WorkloadSubject:
     template = spec.part("template", "spec")
     return snap.WorkloadSubject(
         kind=kind,
-        replicas=spec.number("replicas"),
+        replicas=spec.small("replicas"),
         strategy=spec.part("strategy").text("type") or spec.part("updateStrategy").text("type"),
         pod_template=_pod_at(template, spec.part("template", "status")) if template else None,
         selector=spec.part("selector").table("matchLabels"),
@@ -378,9 +379,9 @@ def _job(item: Part, kind: str, _: str) -> snap.JobSubject:
     return snap.JobSubject(
         kind=kind,
         schedule=spec.text("schedule"),
-        backoff_limit=job.number("backoffLimit"),
-        completions=job.number("completions"),
-        parallelism=job.number("parallelism"),
+        backoff_limit=job.small("backoffLimit"),
+        completions=job.small("completions"),
+        parallelism=job.small("parallelism"),
         pod_template=_pod_at(template, job.part("template", "status")) if template else None,
         suspend=spec.flag("suspend"),
     )
@@ -399,8 +400,14 @@ def _role(item: Part, kind: str, _: str) -> snap.RoleSubject:
             )
             for rule in item.parts("rules")
         ),
-        aggregation_label=item.blob("aggregationRule") if item.has("aggregationRule") else {},
+        aggregation_label=_aggregation(item.part("aggregationRule")),
     )
+
+
+def _aggregation(rule: Part) -> k8s.LabelSelector | None:
+    """The first selector: an event has room for one, and one is what roles have."""
+    selectors = rule.parts("clusterRoleSelectors")
+    return selectors[0].shaped(k8s.LabelSelector) if selectors else None
 
 
 def _role_binding(item: Part, kind: str, _: str) -> snap.RoleBindingSubject | None:
@@ -481,11 +488,11 @@ def _webhook(item: Part) -> snap.WebhookInfo:
         failure_policy=item.text("failurePolicy"),
         match_policy=item.text("matchPolicy"),
         side_effects=item.text("sideEffects"),
-        timeout_seconds=item.number("timeoutSeconds"),
+        timeout_seconds=item.small("timeoutSeconds"),
         reinvocation_policy=item.text("reinvocationPolicy"),
         admission_review_versions=item.texts("admissionReviewVersions"),
-        namespace_selector=item.blob("namespaceSelector") if item.has("namespaceSelector") else {},
-        object_selector=item.blob("objectSelector") if item.has("objectSelector") else {},
+        namespace_selector=item.part("namespaceSelector").shaped(k8s.LabelSelector),
+        object_selector=item.part("objectSelector").shaped(k8s.LabelSelector),
     )
 
 
@@ -502,7 +509,7 @@ def _digest(bundle: object) -> str:
 def _service_ref(item: Part) -> snap.ServiceRef | None:
     if not item.text("name"):
         return None
-    return snap.ServiceRef(namespace=item.text("namespace"), name=item.text("name"), port=item.number("port"))
+    return snap.ServiceRef(namespace=item.text("namespace"), name=item.text("name"), port=item.small("port"))
 
 
 def _crd(item: Part, _: str, __: str) -> snap.CRDSubject | None:
@@ -537,8 +544,8 @@ def _api_service(item: Part, _: str, name: str) -> snap.APIServiceSubject | None
         version=spec.text("version") or version,
         service=_service_ref(spec.part("service")),
         insecure_skip_tls_verify=spec.flag("insecureSkipTLSVerify"),
-        group_priority_minimum=spec.number("groupPriorityMinimum"),
-        version_priority=spec.number("versionPriority"),
+        group_priority_minimum=spec.small("groupPriorityMinimum"),
+        version_priority=spec.small("versionPriority"),
         available=available.text("status") == "True" if available is not None else None,
     )
 
@@ -553,7 +560,7 @@ def _csr(item: Part, _: str, __: str) -> snap.CSRSubject | None:
         groups=spec.texts("groups"),
         uids=(spec.text("uid"),) if spec.text("uid") else (),
         conditions=_conditions(item.part("status")),
-        expiration_seconds=spec.number("expirationSeconds"),
+        expiration_seconds=spec.small("expirationSeconds"),
     )
 
 

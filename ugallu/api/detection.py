@@ -1,62 +1,73 @@
 """AuditDetectionConfig: the runtime settings of audit-detection that are live."""
 
-import datetime as dt
 from typing import ClassVar
 
-from ugallu.api.meta import Condition, Config, Kind, Resource, Wire
-
-
-class SecretKeySelector(Wire, frozen=True, kw_only=True):
-    """One key of a Secret in the component's own namespace."""
-
-    name: str = ""
-    key: str
-    optional: bool = False
+from ugallu.api.k8s import SecretKeySelector
+from ugallu.api.meta import AGE, Column, Config, ConfigStatus, Kind, Resource, Wire
+from ugallu.api.scalars import Int32, Off
 
 
 class AuditDetectionEventBus(Wire, frozen=True, kw_only=True):
     """The gRPC fan-out of audit events; without a token nobody is authenticated."""
 
-    enabled: bool = False
+    enabled: Off = False
+    """Open the bus server."""
     listen_addr: str = ":8444"
+    """gRPC bind address."""
     token_secret: SecretKeySelector | None = None
+    """Secret key with the bearer token; absent: nobody is authenticated."""
 
 
 class AuditDetectionConsumerFilter(Wire, frozen=True, kw_only=True):
     """Which events a consumer gets; empty means all."""
 
     object_ref_has_namespace: bool = False
+    """true drops cluster-scoped events."""
     verb_allowlist: tuple[str, ...] = ()
+    """Verbs forwarded; empty = all."""
 
 
 class AuditDetectionConsumer(Wire, frozen=True, kw_only=True):
     """A subscriber that the bus admits. `max_events_per_sec` 0 sets no cap."""
 
     name: str
+    """Subscriber id, unique; metric label value."""
     filter: AuditDetectionConsumerFilter | None = None
-    max_events_per_sec: int = 0
+    """Server-side event filter; empty = all."""
+    max_events_per_sec: Int32 = 0
+    """Per-consumer rate cap; 0 = none."""
 
 
 class AuditDetectionConfigSpec(Config, frozen=True, kw_only=True):
     """What audit-detection does besides its rules."""
 
     event_bus: AuditDetectionEventBus | None = None
+    """gRPC fan-out of audit events."""
     consumers: tuple[AuditDetectionConsumer, ...] = ()
+    """Subscribers allowed on the bus."""
 
 
-class AuditDetectionConfigStatus(Wire, frozen=True, kw_only=True):
-    """Whether the config is in force, and who listens."""
+class AuditDetectionConfigStatus(ConfigStatus, frozen=True, kw_only=True):
+    """Whether the settings are in force, and who listens."""
 
-    conditions: tuple[Condition, ...] = ()
-    last_config_load_at: dt.datetime | None = None
-    consumers_connected: int = 0
+    consumers_connected: Int32 = 0
+    """Live subscriber count."""
 
 
 class AuditDetectionConfig(Resource, frozen=True, kw_only=True):
     """Settings of audit-detection; the object is called `default`."""
 
     kind_info: ClassVar[Kind] = Kind(
-        "AuditDetectionConfig", "auditdetectionconfigs", short_names=("auditdetectioncfg",)
+        "AuditDetectionConfig",
+        "auditdetectionconfigs",
+        short_names=("auditdetectioncfg",),
+        columns=(
+            Column("BusEnabled", ".spec.eventBus.enabled", "boolean"),
+            Column("Consumers", ".status.consumersConnected", "integer"),
+            AGE,
+        ),
     )
     spec: AuditDetectionConfigSpec = AuditDetectionConfigSpec()
+    """What is wanted."""
     status: AuditDetectionConfigStatus = AuditDetectionConfigStatus()
+    """What has become of it."""

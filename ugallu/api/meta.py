@@ -6,10 +6,11 @@ this API absent and zero mean the same (booleans whose default is true are alway
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 import msgspec
 
+from ugallu.api.scalars import listed_by, one_of
 from ugallu.errors import PermanentError
 
 GROUP = "security.ugallu.io"
@@ -28,13 +29,34 @@ def wire_name(name: str) -> str:
     return first + "".join(_INITIALISMS.get(part, part.capitalize()) for part in rest)
 
 
-def always(value: T) -> Callable[[], T]:
-    """Return a default factory whose value is written even when it equals the default."""
-    return lambda: value
+class Always(Generic[T]):
+    """A default factory whose value is written even when it equals the default.
+
+    `required`: the schema insists on the field, so an object without it cannot be stored.
+    """
+
+    __slots__ = ("required", "value")
+
+    def __init__(self, value: T, *, required: bool) -> None:
+        self.value = value
+        self.required = required
+
+    def __call__(self) -> T:
+        """Return the value."""
+        return self.value
+
+
+def always(value: T, *, required: bool = True) -> Callable[[], T]:
+    """Return the factory of a field that is written whatever its value is; see `Always`."""
+    return Always(value, required=required)
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=wire_name):
     """A value of the API: camel case on the wire, empty fields left out."""
+
+
+class Atomic(Wire, frozen=True, kw_only=True):
+    """A value that server-side apply replaces as a whole: no two managers share it."""
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -43,6 +65,9 @@ class Column(msgspec.Struct, frozen=True):
     name: str
     path: str
     type: str = "string"
+
+
+AGE = Column("Age", ".metadata.creationTimestamp", "date")
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -66,15 +91,21 @@ class Kind(msgspec.Struct, frozen=True):
         return f"{self.group}/{self.version}" if self.group else self.version
 
 
-class OwnerReference(Wire, frozen=True, kw_only=True):
+class OwnerReference(Atomic, frozen=True, kw_only=True):
     """The object whose deletion takes this one along."""
 
     api_version: str
+    """API version of the owner."""
     kind: str
+    """Kind of the owner."""
     name: str
+    """Name of the owner."""
     uid: str
+    """UID of the owner."""
     controller: bool = False
+    """Whether the owner manages this object."""
     block_owner_deletion: bool = False
+    """Whether a foreground deletion of the owner waits for this object."""
 
 
 class Metadata(Wire, frozen=True, kw_only=True):
@@ -117,27 +148,50 @@ class Resource(Wire, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, metadata=msgspec.structs.replace(self.metadata, **changes))
 
 
-class ObjectReference(Wire, frozen=True, kw_only=True):
+class ObjectReference(Atomic, frozen=True, kw_only=True):
     """Where another object is; every field may be absent."""
 
     api_version: str = ""
+    """API version of the object."""
     kind: str = ""
+    """Kind of the object."""
     name: str = ""
+    """Name of the object."""
     namespace: str = ""
+    """Namespace of the object, empty where it has none."""
     uid: str = ""
+    """UID of the object."""
     field_path: str = ""
+    """A part of the object, as a path inside of it."""
     resource_version: str = ""
+    """Version of the object that is meant."""
+
+
+_CONDITION_TYPE = (
+    r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$"
+)
+_REASON = "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"
 
 
 class Condition(Wire, frozen=True, kw_only=True):
-    """One aspect of an object's state, as `kubectl wait` reads it. `status` is True, False or Unknown."""
+    """One aspect of an object's state, as `kubectl wait` reads it."""
 
-    type: str
-    status: str
-    reason: str
-    message: str = msgspec.field(default_factory=always(""))
-    last_transition_time: dt.datetime = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    observed_generation: int = 0
+    type: Annotated[str, msgspec.Meta(max_length=316, pattern=_CONDITION_TYPE)]
+    """The aspect, in CamelCase."""
+    status: Annotated[str, one_of("True", "False", "Unknown")]
+    """True, False or Unknown."""
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern=_REASON)]
+    """Why, in one word for programs."""
+    message: Annotated[str, msgspec.Meta(max_length=32768)] = msgspec.field(default_factory=always(""))
+    """Why, in a sentence for people; may be empty."""
+    last_transition_time: dt.datetime = msgspec.field(default_factory=always(dt.datetime(1970, 1, 1, tzinfo=dt.UTC)))
+    """When `status` changed last."""
+    observed_generation: Annotated[int, msgspec.Meta(ge=0, extra_json_schema={"format": "int64"})] = 0
+    """The `metadata.generation` that this was said of."""
+
+
+Conditions = Annotated[tuple[Condition, ...], listed_by("type")]
+"""Conditions of which a type occurs once; two writers may each own theirs."""
 
 
 def with_condition(conditions: tuple[Condition, ...], new: Condition) -> tuple[Condition, ...]:
@@ -153,6 +207,15 @@ def with_condition(conditions: tuple[Condition, ...], new: Condition) -> tuple[C
 
 class Config(Wire, frozen=True, kw_only=True):
     """Base of an operator's settings: what the cell decodes strictly and hands to `Operator.build`."""
+
+
+class ConfigStatus(Wire, frozen=True, kw_only=True):
+    """Whether the settings are in force."""
+
+    conditions: Conditions = ()
+    """Ready says whether the settings are in force, and if not, which field is at fault."""
+    last_config_load_at: dt.datetime | None = None
+    """When the settings were read last with success."""
 
 
 def utc_seconds(moment: dt.datetime) -> dt.datetime:

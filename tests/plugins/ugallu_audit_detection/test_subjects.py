@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ugallu.api import k8s
 from ugallu.api.meta import encode
 from ugallu.api.subject import Subject
 from ugallu.testing.audit import audit_record
@@ -254,7 +255,9 @@ def test_snapshots_hold_what_canonical_json_can_carry() -> None:
     )
     assert got.pod is not None
     assert got.pod.priority is None
-    assert got.pod.containers[0].resources == {"limits": {"cpu": "0.5", "gr\\xf6\\xdfe": str(2**60)}}
+    assert got.pod.containers[0].resources == k8s.ResourceRequirements(
+        limits={"cpu": "0.5", "gr\\xf6\\xdfe": str(2**60)}
+    )
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
