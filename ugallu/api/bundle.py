@@ -7,7 +7,7 @@ from typing import ClassVar
 import msgspec
 
 from ugallu.api.event import EvidenceRef
-from ugallu.api.meta import AGE, Column, Conditions, Kind, ObjectReference, Resource, Wire
+from ugallu.api.meta import AGE, Column, Conditions, Kind, ObjectReference, Resource, Wire, always
 from ugallu.api.scalars import Int64
 
 LABEL_EVENT_UID = "ugallu.io/security-event-uid"
@@ -62,7 +62,7 @@ class InclusionProof(Wire, frozen=True, kw_only=True):
 
     tree_size: Int64
     """Tree size the proof refers to."""
-    log_index: Int64 = msgspec.field(default_factory=int)
+    log_index: Int64 = msgspec.field(default_factory=always(0))
     """Leaf index inside that tree."""
     root_hash: str = ""
     """Hex root hash."""
@@ -81,7 +81,7 @@ class RekorEntry(Wire, frozen=True, kw_only=True):
     """Merkle inclusion proof."""
     log_id: str = ""
     """Hex id of the log's key."""
-    integrated_time: int = 0
+    integrated_time: Int64 = 0
     """When the log took the entry, in Unix seconds; 0 where it does not say."""
     api_version: str = ""
     """Version of the entry's type."""
@@ -115,7 +115,7 @@ class BundleArchive(Wire, frozen=True, kw_only=True):
     """Where the blob is."""
     sha256: str
     """Digest `sha256:<hex>` of the blob."""
-    size: int = 0
+    size: Int64 = 0
     """Blob size in bytes."""
     key_id: str = ""
     """Fingerprint of the key that signed."""

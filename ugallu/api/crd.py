@@ -101,9 +101,7 @@ def _struct(cls: type[Any]) -> Schema:
 
 
 def _required(field: inspect.Field) -> bool:
-    if field.default_factory is msgspec.NODEFAULT:
-        return field.required
-    return not isinstance(field.default_factory, Always) or field.default_factory.required
+    return field.default_factory.required if isinstance(field.default_factory, Always) else field.required
 
 
 def _field(field: inspect.Field, words: str, where: str) -> Schema:
@@ -113,9 +111,8 @@ def _field(field: inspect.Field, words: str, where: str) -> Schema:
     default = field.default
     if isinstance(field.default_factory, Always):
         default = field.default_factory.value
-    plain = msgspec.to_builtins(default) if _is_plain(default) else None
-    if plain:
-        schema["default"] = plain
+    if _is_plain(default) and default:
+        schema["default"] = msgspec.json.decode(msgspec.json.encode(default))
     return schema
 
 
