@@ -75,4 +75,5 @@ class Program:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """Return what the library says, without the expression that it prints below it."""
+    return " ".join(str(error).split(" | ", 1)[0].split())[:300]

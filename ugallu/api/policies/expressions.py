@@ -11,7 +11,7 @@ WRITES: Final = ("CREATE", "UPDATE")
 USER: Final = "request.userInfo.username"
 SUBRESOURCE: Final = "request.?subResource.orValue('')"
 
-NEW_SPEC: Final = Condition("spec-is-new", "oldObject == null || object.?spec != oldObject.?spec")
+NEW_SPEC: Final = Condition("spec-is-new", "request.operation == 'CREATE' || object.?spec != oldObject.?spec")
 """What was stored before a rule came may still be labelled and finalised."""
 ALIVE: Final = Condition("not-being-deleted", "!has(object.metadata.deletionTimestamp)")
 GUARDS: Final = (NEW_SPEC, ALIVE)

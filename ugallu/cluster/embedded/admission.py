@@ -1,7 +1,6 @@
-"""What may be stored: unknown fields are pruned, then a chain of pure checks may refuse.
+"""What may be stored: unknown fields are pruned, defaults filled in, then checks may refuse, and policies last.
 
-A check sees one `Review` and raises `InvalidError` or `ForbiddenError`; another one (a policy) joins by standing in
-the chain, the store knows nothing of it.
+A check sees one `Review` and raises `InvalidError` or `ForbiddenError`; the store knows nothing of it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,9 +8,12 @@ from typing import Any, Final
 
 import msgspec
 
+from ugallu.api.kinds import KINDS
 from ugallu.api.meta import Kind, Metadata, Resource
 from ugallu.cluster.embedded.document import Document, depth, place, render, type_key
 from ugallu.cluster.embedded.names import faults, is_namespace
+from ugallu.cluster.embedded.policies import Lookup, Policies, Request, User
+from ugallu.cluster.embedded.schema import MissingError, filler
 from ugallu.cluster.port import InvalidError
 
 MAX_BYTES: Final = 3 << 19
@@ -21,7 +23,7 @@ MAX_DEPTH: Final = 100
 
 
 class Review(msgspec.Struct, frozen=True):
-    """One write as the checks see it. `verb` is create, update or delete; `old` is None on create."""
+    """One write as the checks see it. `verb` is create or update; `old` is None on create."""
 
     verb: str
     kind: Kind
@@ -86,32 +88,75 @@ def check_namespace(kind: Kind, namespace: str, where: str) -> None:
         raise InvalidError(f"{namespace!r} is no namespace name", where=where)
 
 
+class Writer(msgspec.Struct, frozen=True):
+    """Who writes through which Struct, and how to look up what a policy refers to."""
+
+    kind: type[Resource]
+    user: User
+    lookup: Lookup
+
+
 class Admission:
-    """Schemas by kind, and the chain of checks.
+    """Schemas by kind, a chain of checks, and policies.
 
     A kind without a schema of its own keeps unknown fields, and must fit the Struct that the writer uses.
     """
 
-    def __init__(self, schemas: Iterable[type[Resource]], checks: Sequence[Check] = CHECKS) -> None:
+    def __init__(
+        self, schemas: Iterable[type[Resource]], policies: Policies | None = None, checks: Sequence[Check] = CHECKS
+    ) -> None:
         self._schemas = {type_key(schema.kind_info): schema for schema in schemas}
-        self._pruners = {key: _pruner(msgspec.inspect.type_info(schema)) for key, schema in self._schemas.items()}
+        self._pruners: dict[str, _Prune | None] = {}
+        self._fillers: dict[str, Callable[[Document], Document] | None] = {}
         self._prune_metadata = _pruner(msgspec.inspect.type_info(Metadata))
         self._checks = tuple(checks)
+        self._policies = policies or Policies()
 
     def admit(
-        self, verb: str, writer: type[Resource], new: Document, old: Document | None = None, subresource: str = ""
+        self, verb: str, writer: Writer, new: Document, old: Document | None = None, subresource: str = ""
     ) -> Document:
-        """Return the document pruned, or raise what a check says."""
-        kind = writer.kind_info
-        new = self.prune(writer, new)
-        review = Review(verb, kind, self._schemas.get(type_key(kind), writer), new, old, subresource)
+        """Return the document pruned and with defaults, or raise what a check or a policy says."""
+        kind = writer.kind.kind_info
+        new = self._fill(kind, self.prune(writer.kind, new))
+        review = Review(verb, kind, self._schemas.get(type_key(kind), writer.kind), new, old, subresource)
         for check in self._checks:
             check(review)
+        self._judge(verb, writer, new, old, subresource)
         return new
+
+    def dismiss(self, writer: Writer, old: Document) -> None:
+        """Raise what a policy says to the deletion of an object."""
+        self._judge("delete", writer, None, old, "")
+
+    def _judge(self, verb: str, writer: Writer, new: Document | None, old: Document | None, subresource: str) -> None:
+        kind, metadata = writer.kind.kind_info, (new or old or {})["metadata"]
+        namespace, name = metadata.get("namespace", ""), metadata.get("name", "")
+        where = place(kind, namespace, name)
+        self._policies.judge(
+            Request(verb, kind, subresource, writer.user, namespace, name, new, old, where), writer.lookup
+        )
+
+    def _fill(self, kind: Kind, document: Document) -> Document:
+        """Return the document with the defaults of its schema; raise where a required field is missing."""
+        key = type_key(kind)
+        if key not in self._fillers:
+            schema = self._schemas.get(key)
+            self._fillers[key] = filler(schema) if schema in KINDS else None
+        fill = self._fillers[key]
+        try:
+            return document if fill is None else fill(document)
+        except MissingError as error:
+            metadata = document["metadata"]
+            where = place(kind, metadata.get("namespace", ""), metadata.get("name", ""))
+            raise InvalidError(f"{error}: required value", where=where, fix="see the field's description") from None
 
     def prune(self, writer: type[Resource], document: Document) -> Document:
         """Return the document without the fields that its kind does not know."""
-        prune = self._pruners.get(type_key(writer.kind_info))
+        key = type_key(writer.kind_info)
+        if key not in self._pruners:
+            schema = self._schemas.get(key)
+            self._pruners[key] = None if schema is None else _pruner(msgspec.inspect.type_info(schema))
+        prune = self._pruners[key]
         kept = dict(document) if prune is None else prune(document)
         if self._prune_metadata is not None and isinstance(document.get("metadata"), dict):
             kept["metadata"] = self._prune_metadata(document["metadata"])

@@ -1,5 +1,6 @@
 """`EmbeddedCluster`: the port over the store. Writes are grouped, reads are inline, watches read what was committed."""
 
+import copy
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
@@ -7,10 +8,9 @@ from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 import anyio.lowlevel
 import msgspec
 
-from ugallu.api.bundle import AttestationBundle
-from ugallu.api.event import SecurityEvent
+from ugallu.api.kinds import KINDS
 from ugallu.api.meta import Resource
-from ugallu.api.sigma import SigmaRule
+from ugallu.api.policies import Policy
 from ugallu.clock import Clock, SystemClock
 from ugallu.cluster.embedded import tokens
 from ugallu.cluster.embedded.admission import Admission, check_namespace
@@ -18,6 +18,7 @@ from ugallu.cluster.embedded.commit import Commits
 from ugallu.cluster.embedded.document import document_of, place, plain, type_key
 from ugallu.cluster.embedded.hub import Hub, Poll
 from ugallu.cluster.embedded.lock import Hold, hold
+from ugallu.cluster.embedded.policies import Policies, User
 from ugallu.cluster.embedded.scope import Scope
 from ugallu.cluster.embedded.store import Place, Store, Version, Writing
 from ugallu.cluster.embedded.verbs import Verbs
@@ -38,8 +39,6 @@ from ugallu.errors import PermanentError
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 
-SCHEMAS: Final[tuple[type[Resource], ...]] = (SecurityEvent, AttestationBundle, SigmaRule)
-
 HISTORY: Final = 20_000
 """Revisions that watches and continue tokens reach back."""
 
@@ -53,6 +52,8 @@ class Options(TypedDict, total=False):
     """Tells creation and deletion times."""
     schemas: Iterable[type[Resource]]
     """The kinds whose unknown fields are pruned; another kind keeps them, and must fit its writer's Struct."""
+    policies: Iterable[Policy]
+    """What judges every write; by default ours, under which this process may do what its components may."""
     bookmark_seconds: float
     """A watch that has been quiet so long says how far history has come."""
     poll_seconds: float
@@ -66,7 +67,8 @@ class EmbeddedCluster:
         self._store = store
         self._reading = store.reading
         self._lock = lock
-        self._verbs = Verbs(Admission(options.get("schemas", SCHEMAS)), options.get("clock") or SystemClock())
+        admission = Admission(options.get("schemas", KINDS), Policies(options.get("policies")))
+        self._verbs = Verbs(admission, options.get("clock") or SystemClock())
         self._bookmark_seconds = options.get("bookmark_seconds", 30.0)
         self._decoders: dict[type[Resource], Callable[[bytes], Any]] = {}
         self._commits: Commits | None = None
@@ -101,6 +103,12 @@ class EmbeddedCluster:
     def in_memory(cls, *, history: int = HISTORY, **options: Unpack[Options]) -> Self:
         """Return a cluster that is gone when it is closed."""
         return cls(Store(None, history=history), **options)
+
+    def acting(self, user: str, groups: Iterable[str] = ()) -> Self:
+        """Return the same cluster as another user writes to it; closing one closes both."""
+        view = copy.copy(self)
+        view._verbs = self._verbs.acting(User(user, tuple(groups)))  # noqa: SLF001 - a copy of this very object
+        return view
 
     @property
     def embedded(self) -> bool:

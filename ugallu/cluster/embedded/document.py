@@ -30,8 +30,9 @@ def render(document: Document) -> bytes:
 def plain(value: Mapping[str, Any] | Resource) -> Document:
     """Return a patch or a Struct as JSON values, or raise `InvalidError`."""
     try:
-        document: Document = msgspec.to_builtins(value, str_keys=True)
-    except (RecursionError, TypeError) as error:
+        # To bytes and back: a list is a list then, whatever sequence the Struct has.
+        document = _decode(msgspec.json.encode(value))
+    except (RecursionError, TypeError, UnicodeEncodeError, OverflowError, msgspec.DecodeError) as error:
         raise InvalidError(f"cannot be written as JSON: {error}") from error
     return document
 

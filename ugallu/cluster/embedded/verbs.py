@@ -12,9 +12,10 @@ from typing import Any, Final
 from ugallu.api.meta import Kind, Resource
 from ugallu.clock import Clock
 from ugallu.cluster.embedded import fieldset, names
-from ugallu.cluster.embedded.admission import Admission, check_namespace
+from ugallu.cluster.embedded.admission import Admission, Writer, check_namespace
 from ugallu.cluster.embedded.document import Document, parse, place, render, same, type_key
 from ugallu.cluster.embedded.merge import merged
+from ugallu.cluster.embedded.policies import EMBEDDED, User
 from ugallu.cluster.embedded.store import Place, Version, Writing
 from ugallu.cluster.port import (
     ANY,
@@ -31,11 +32,16 @@ _NAME_TRIES: Final = 8
 
 
 class Verbs:
-    """The rules of writing, for one admission and one clock."""
+    """The rules of writing, for one admission, one clock and one user."""
 
-    def __init__(self, admission: Admission, clock: Clock) -> None:
+    def __init__(self, admission: Admission, clock: Clock, user: User = EMBEDDED) -> None:
         self._admission = admission
         self._clock = clock
+        self._user = user
+
+    def acting(self, user: User) -> "Verbs":
+        """Return the same for another user."""
+        return Verbs(self._admission, self._clock, user)
 
     def create(self, tx: Writing, writer: type[Resource], document: Document) -> bytes:
         """Store a new object."""
@@ -93,7 +99,9 @@ class Verbs:
         """Merge-patch status alone."""
         old, before, where = self._present(tx, writer, spot)
         _require(before, when, where)
-        wanted = self._admission.admit("update", writer, merged(before, {"status": patch}), before, "status")
+        wanted = self._admission.admit(
+            "update", self._writer(tx, writer), merged(before, {"status": patch}), before, "status"
+        )
         if wanted.get("status") == {} and "status" not in before:
             del wanted["status"]
         if same(wanted, before):
@@ -104,7 +112,15 @@ class Verbs:
         """Delete one object, or mark it deleted while finalizers hold it."""
         old, before, where = self._present(tx, writer, spot)
         _require(before, when, where)
+        self._admission.dismiss(self._writer(tx, writer), before)
         return self._delete(tx, old, before)
+
+    def _writer(self, tx: Writing, kind: type[Resource]) -> Writer:
+        def lookup(key: str, name: str) -> Document | None:
+            found = tx.newest(Place(key, "", name))
+            return None if found is None else parse(found.body)
+
+        return Writer(kind, self._user, lookup)
 
     def _present(self, tx: Writing, writer: type[Resource], spot: Place) -> tuple[Version, Document, str]:
         where = place(writer.kind_info, spot.namespace, spot.name)
@@ -127,7 +143,7 @@ class Verbs:
         metadata.pop("deletionTimestamp", None)
         metadata.pop("resourceVersion", None)
         new = {key: value for key, value in document.items() if key != "status"}
-        new = self._admission.admit("create", writer, {**new, "metadata": metadata})
+        new = self._admission.admit("create", self._writer(tx, writer), {**new, "metadata": metadata})
         spot = Place(key, namespace, metadata["name"])
         if tx.newest(spot) is not None:
             raise AlreadyExistsError("already exists", where=_where(writer, metadata))
@@ -166,7 +182,7 @@ class Verbs:
     ) -> bytes:
         """Store a change of anything but status; `owned` is given by an apply, else follows from the change."""
         where = _where(writer, before["metadata"])
-        wanted = self._admission.admit("update", writer, wanted, before)
+        wanted = self._admission.admit("update", self._writer(tx, writer), wanted, before)
         _tidy(wanted["metadata"])
         if owned is None:
             owned = fieldset.written(before, wanted, fieldset.load(old.owned))

@@ -7,8 +7,9 @@ import pytest
 from ugallu.api.event import SecurityEvent
 from ugallu.api.meta import Kind, Resource, Wire
 from ugallu.api.sigma import SigmaRule
-from ugallu.cluster.embedded.admission import CHECKS, Admission, Review
+from ugallu.cluster.embedded.admission import CHECKS, Admission, Review, Writer
 from ugallu.cluster.embedded.document import Document, document_of
+from ugallu.cluster.embedded.policies import EMBEDDED
 from ugallu.cluster.port import ForbiddenError, InvalidError
 from ugallu.testing.contracts.cluster import rule
 
@@ -24,6 +25,10 @@ class Node(Wire, frozen=True, kw_only=True):
 class Tree(Resource, frozen=True, kw_only=True):
     kind_info: ClassVar[Kind] = Kind("Tree", "trees")
     spec: Node = Node()
+
+
+def writer(kind: type[Resource]) -> Writer:
+    return Writer(kind, EMBEDDED, lambda _key, _name: None)
 
 
 def tree(spec: object) -> Document:
@@ -42,9 +47,13 @@ def test_pruning_reaches_every_depth_of_a_recursive_type() -> None:
 
 
 def test_a_good_object_is_left_as_it_is() -> None:
-    """What the types can say is not touched."""
+    """What the types can say is not touched, but for defaults, which are filled in."""
     document = document_of(rule("a", description="d", tags=("t",)))
-    assert Admission([SigmaRule]).admit("create", SigmaRule, document) == document
+    document["spec"]["emit"]["class"] = "Detection"
+    without = {**document, "spec": {**document["spec"], "emit": {**document["spec"]["emit"]}}}
+    del without["spec"]["emit"]["class"]
+    assert Admission([SigmaRule]).admit("create", writer(SigmaRule), without) == document
+    assert Admission([SigmaRule]).admit("create", writer(SigmaRule), document) == document
 
 
 def test_the_first_check_that_refuses_decides() -> None:
@@ -56,14 +65,14 @@ def test_the_first_check_that_refuses_decides() -> None:
         if review.old is not None and review.object["spec"] != review.old["spec"]:
             raise ForbiddenError("spec is immutable", where=review.where)
 
-    admission = Admission([SigmaRule], (*CHECKS, immutable))
+    admission = Admission([SigmaRule], checks=(*CHECKS, immutable))
     old, new = document_of(rule("a")), document_of(rule("a", description="d"))
-    admission.admit("create", SigmaRule, old)
+    admission.admit("create", writer(SigmaRule), old)
     with pytest.raises(ForbiddenError, match="sigmarules/a: spec is immutable"):
-        admission.admit("update", SigmaRule, new, old)
+        admission.admit("update", writer(SigmaRule), new, old)
     assert [(review.verb, review.schema) for review in seen] == [("create", SigmaRule), ("update", SigmaRule)]
     with pytest.raises(InvalidError):
-        admission.admit("update", SigmaRule, {**new, "spec": 1}, old)
+        admission.admit("update", writer(SigmaRule), {**new, "spec": 1}, old)
     assert len(seen) == 2
 
 
@@ -72,6 +81,6 @@ def test_a_required_field_must_be_there() -> None:
     bare: Document = {"apiVersion": "security.ugallu.io/v1alpha1", "kind": "SecurityEvent", "metadata": {"name": "a"}}
     admission = Admission([SecurityEvent])
     with pytest.raises(InvalidError, match="spec"):
-        admission.admit("create", SecurityEvent, bare)
-    with pytest.raises(InvalidError, match=r"class.*\$.spec"):
-        admission.admit("create", SecurityEvent, {**bare, "spec": {}})
+        admission.admit("create", writer(SecurityEvent), bare)
+    with pytest.raises(InvalidError, match=r"spec.class: required value"):
+        admission.admit("create", writer(SecurityEvent), {**bare, "spec": {}})

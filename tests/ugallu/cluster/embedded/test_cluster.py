@@ -413,7 +413,7 @@ async def test_a_full_disk_is_said_and_survived(tmp_path: Path) -> None:
 
     async def fill(number: int) -> None:
         try:
-            await cluster.create(rule(f"big-{number}", description="x" * 20_000))
+            await cluster.create(rule(f"big-{number}", references=("x" * 20_000,)))
         except UnavailableError as error:
             errors.append(error)
 
