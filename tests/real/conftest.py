@@ -14,6 +14,7 @@ import pytest
 
 from tests.rig import go
 from tests.rig.cluster import ApiServer, ControlPlane
+from tests.rig.node import Node
 
 Cosign = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -46,4 +47,11 @@ def api() -> Iterator[ApiServer]:
 def control_plane() -> Iterator[ControlPlane]:
     """Return a running control plane: the API with its controllers and the scheduler."""
     with ControlPlane() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Node]:
+    """Return a running cluster with a real node, on which Pods run."""
+    with Node() as cluster:
         yield cluster

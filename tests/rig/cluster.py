@@ -112,7 +112,7 @@ class ApiServer:
 
     size = "api"
     services = "10.96.0.0/16"
-    listen = "127.0.0.1"
+    address = "127.0.0.1"
 
     def __init__(self, options: Options | None = None) -> None:
         """Choose; nothing is started and nothing written yet."""
@@ -133,14 +133,14 @@ class ApiServer:
     def start(self) -> None:
         """Start and wait until usable; raises `RigError` with the log of what failed, after clearing everything."""
         # The programs first: a build takes minutes, and nothing of the cluster is needed for it.
-        kubernetes = go.provide(go.KUBERNETES)
-        go.provide(go.ETCD)
+        self._provide()
         self.ground = Ground()
         try:
             self.folder = self.ground.folder
             (self.folder / "bin").mkdir()
             for part in PARTS:
-                (self.folder / "bin" / part).symlink_to(kubernetes)
+                (self.folder / "bin" / part).symlink_to(go.provide(go.KUBERNETES))
+            self._write_keys()
             self._start()
         except BaseException:
             self.stop()
@@ -150,9 +150,12 @@ class ApiServer:
         """End all processes of this cluster and remove everything of it from the machine."""
         self.ground.clear()
 
+    def _provide(self) -> None:
+        """Build or install what the cluster consists of."""
+        go.provide(go.KUBERNETES)
+        go.provide(go.ETCD)
+
     def _start(self) -> None:
-        self.port = free_port()
-        self._write_keys()
         self.audit_log = self.folder / "audit.log"
         self.etcd = Etcd(self.ground)
         self.etcd.process.start()
@@ -191,7 +194,7 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.address}:{self.port}"
 
     @property
     def ca(self) -> Path:
@@ -231,7 +234,7 @@ class ApiServer:
             headers["Authorization"] = f"Bearer {token}"
         else:
             context.load_cert_chain(self._admin.certificate, self._admin.key)
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=30)
+        connection = http.client.HTTPSConnection(self.address, self.port, context=context, timeout=30)
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
@@ -291,6 +294,7 @@ class ApiServer:
     # -- how ---------------------------------------------------------------------------------------------------------
 
     def _write_keys(self) -> None:
+        self.port = free_port()
         self._keys = self.folder / "keys"
         self._keys.mkdir(mode=0o700)
         self._authority = Authority(self._keys, "ca")
@@ -307,9 +311,9 @@ class ApiServer:
         """Return the names and addresses by which the API server is reached."""
         first = self.services.partition("/")[0].rpartition(".")[0] + ".1"
         names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-        return ["localhost", "127.0.0.1", first, *names]
+        return ["localhost", *dict.fromkeys(["127.0.0.1", self.address, first]), *names]
 
-    def _kubeconfig(self, name: str, credentials: Pair | str, server: str = "") -> Path:
+    def _kubeconfig(self, name: str, credentials: Pair | str) -> Path:
         """Write a kubeconfig that holds all it needs and return its path."""
 
         def embed(path: Path) -> str:
@@ -323,14 +327,14 @@ class ApiServer:
                 "client-key-data": embed(credentials.key),
             }
         )
-        cluster = {"server": server or self.url, "certificate-authority-data": embed(self.ca)}
+        cluster = {"server": self.url, "certificate-authority-data": embed(self.ca)}
         return _write_kubeconfig(self._keys / f"{name}.kubeconfig", cluster, user)
 
     def _command(self) -> list[str]:
         flags = [
             f"--etcd-servers={self.etcd.url}",
             f"--secure-port={self.port}",
-            f"--bind-address={self.listen}",
+            f"--bind-address={self.address}",
             f"--tls-cert-file={self._server.certificate}",
             f"--tls-private-key-file={self._server.key}",
             f"--client-ca-file={self.ca}",
@@ -341,6 +345,8 @@ class ApiServer:
             "--enable-admission-plugins=NodeRestriction",
             "--anonymous-auth=false",
             "--allow-privileged=true",
+            # Without it SIGTERM takes a minute: open watches are waited for until the request timeout.
+            "--shutdown-watch-termination-grace-period=1s",
             f"--service-cluster-ip-range={self.services}",
             f"--kubelet-client-certificate={self._to_kubelet.certificate}",
             f"--kubelet-client-key={self._to_kubelet.key}",
@@ -360,13 +366,8 @@ class ApiServer:
             "--audit-log-format=json",
             "--audit-log-mode=blocking",
             *self._webhook(),
-            *self._extra(),
         ]
         return [str(self.folder / "bin" / "kube-apiserver"), *flags, *self.options.flags.get("kube-apiserver", ())]
-
-    def _extra(self) -> list[str]:
-        """Return what a larger cluster adds to the API server's flags."""
-        return []
 
     def _webhook(self) -> list[str]:
         sink = self.options.audit_webhook

@@ -16,6 +16,7 @@ from typing import TypeVar
 from tests.rig import keeper
 
 PREFIX = "ug-"
+LOCK = "lock"
 Found = TypeVar("Found")
 
 
@@ -115,18 +116,18 @@ class Process:
 
 
 class Ground:
-    """The folder `<temp>/ug-xxxxxxxx` and the keeper that clears it and all that bears its name."""
+    """The folder `<temp>/ug-N`, whose existence reserves the name and the number, and the keeper that clears all of it."""
 
     def __init__(self) -> None:
         sweep()
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self.folder, self.number = _reserve()
         self.name = self.folder.name
+        # Held by the owner and the keeper: as long as one of them lives, nobody sweeps this folder.
+        self._lock = (self.folder / LOCK).open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.log = self.folder / "log"
         self.log.mkdir()
         self.processes: list[Process] = []
-        # Held by the owner and the keeper: as long as one of them lives, nobody sweeps this folder.
-        self._lock = (self.folder / "lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__, str(self.folder), str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -161,21 +162,38 @@ class Ground:
             self._lock.close()
         for process in self.processes:
             process.reap()
-        if self.folder.exists():
-            raise RigError(f"{self.folder} could not be removed")
+        if self._keeper.returncode:
+            raise RigError(f"something of {self.folder} could not be removed")
 
 
 def sweep() -> None:
     """Clear what clusters left behind whose owner and keeper were both killed."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/lock"):
-        with lock.open() as file:
-            if time.time() - lock.stat().st_mtime < 10:  # noqa: TID251 - the age of a file; it may not be locked yet
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            # A folder this young may not have its lock yet.
+            young = time.time() - folder.stat().st_mtime < 10  # noqa: TID251 - the age of a file
+            if young or not folder.name.removeprefix(PREFIX).isdecimal():
                 continue
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            keeper.clear(lock.parent)
+            with (folder / LOCK).open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                keeper.clear(folder)
+        except OSError:
+            # Held, or gone meanwhile, or somebody else's.
+            continue
+
+
+def _reserve() -> tuple[Path, int]:
+    for number in range(256):
+        folder = Path(tempfile.gettempdir(), f"{PREFIX}{number}")
+        # Another temporary folder may have handed out the same name.
+        if Path("/sys/class/net", folder.name).exists():
+            continue
+        try:
+            folder.mkdir(mode=0o755)
+        except FileExistsError:
+            continue
+        return folder, number
+    raise RigError(f"256 clusters are there already: look at {tempfile.gettempdir()}/{PREFIX}*")
 
 
 def free_port() -> int:

@@ -2,7 +2,7 @@
 
 Runs as a process of its own, in its own session, so that neither Ctrl-C nor a crash nor `kill -9` of the owner reaches it.
 All that a cluster leaves on a machine bears its name, so it is found by name, never by a list that may be incomplete: processes
-by the marker in their environment; network namespace, link and cgroups by their name; mounts by the folder. Only the
+by the marker in their environment; link and cgroups by their name; mounts by the folder. Only the
 standard library: it starts in 20 ms and needs nothing of the project.
 """
 
@@ -18,11 +18,11 @@ from pathlib import Path
 
 MARKER = "UGALLU_RIG_CLUSTER"
 CGROUPS = Path("/sys/fs/cgroup")
-NETNS = Path("/run/netns")
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 
 
-def clear(folder: Path) -> None:
-    """Remove everything that bears this cluster's name. May be called again; what is gone is fine."""
+def clear(folder: Path) -> bool:
+    """Remove everything that bears this cluster's name and say whether all of it is gone. May be called again."""
     end = time.monotonic() + 20
     while (pids := list(processes(folder))) and time.monotonic() < end:
         for pid in pids:
@@ -37,13 +37,27 @@ def clear(folder: Path) -> None:
             time.sleep(0.02)  # noqa: TID251 - the kernel empties a killed cgroup when it gets to it
     if Path("/sys/class/net", name).exists():
         subprocess.run(["ip", "link", "delete", name], check=False)
-    if (NETNS / name).exists():
-        subprocess.run(["ip", "netns", "delete", name], check=False)
     for mount in sorted(mounts(folder), reverse=True):
         subprocess.run(["umount", "--lazy", mount], check=False)
     # Never walk into a mount: what is bound there is not ours.
-    if not list(mounts(folder)):
-        shutil.rmtree(folder, ignore_errors=True)
+    if list(mounts(folder)):
+        return False
+    limits(folder)
+    # The folder is last: its existence reserves the name.
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the owner may be gone
+        return False
+    return time.monotonic() < end
+
+
+def limits(folder: Path) -> None:
+    """Put the machine's limit back that a node had raised (its file `inotify` says what it was), unless another node needs it."""
+    before = folder / "inotify"
+    others = [path for path in folder.parent.glob("ug-*/inotify") if path != before]
+    if before.exists() and not others:
+        INOTIFY.write_text(before.read_text())
 
 
 def processes(folder: Path) -> Iterator[int]:
@@ -100,7 +114,7 @@ def main() -> None:
         watched.clear()
     if watched:
         select.select(watched, [], [])
-    clear(folder)
+    sys.exit(0 if clear(folder) else 1)
 
 
 if __name__ == "__main__":
