@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "export": ("export", "write an event's evidence into a folder that cosign verifies"),
     "operators": ("operators", "list what is installed"),
     "doctor": ("doctor", "check that everything ugallu needs is in order"),
+    "manifests": ("manifests", "write what a cluster needs to run this"),
     "version": ("version", "print the version"),
 }
 PLUGIN_GROUP: Final = "ugallu.commands"

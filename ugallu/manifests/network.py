@@ -1,0 +1,79 @@
+"""Who may talk to whom: nobody, except for names, the API server, scrapes, and what a role serves.
+
+An API server and a kubelet call from addresses that no selector knows, so what they call is open to every address and
+guarded by its own credentials. Probes of the kubelet pass by definition.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ugallu.manifests.document import Document
+from ugallu.manifests.names import PRIVILEGED, SYSTEM, metadata, selector
+from ugallu.manifests.pods import METRICS
+from ugallu.manifests.roles import Role
+
+API_PORTS: Final = (443, 6443, 8443, 16443)
+"""The Service's, and behind it: kubeadm, kind and k3s; minikube; MicroK8s. Rules see one or the other."""
+PRIVATE: Final = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+DNS_PODS: Final = {
+    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+    "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+}
+MONITORING: Final = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+
+def of_namespaces(*, strict: bool) -> Iterator[Document]:
+    """Yield what holds for every Pod of ours.
+
+    `strict`: names only from the cluster's own DNS, an API server only at a private address, scrapes only from the
+    namespace `monitoring`.
+    """
+    for namespace in (SYSTEM, PRIVILEGED):
+        yield _policy("ugallu-default-deny", namespace, "network", {"policyTypes": ["Ingress", "Egress"]})
+        yield _policy(
+            "ugallu-dns", namespace, "network", _out([DNS_PODS] if strict else [], _ports("UDP", "TCP", number=53))
+        )
+        servers = [{"ipBlock": {"cidr": cidr}} for cidr in PRIVATE] if strict else []
+        yield _policy(
+            "ugallu-api-server", namespace, "network", _out(servers, [_port("TCP", each) for each in API_PORTS])
+        )
+        scrapers = [MONITORING] if strict else [{"namespaceSelector": {}}]
+        yield _policy("ugallu-metrics", namespace, "network", _in(scrapers, [_port("TCP", METRICS)]))
+
+
+def of_role(role: Role) -> Iterator[Document]:
+    """Yield what opens the ports that a role serves."""
+    ports = [_port("TCP", port.number) for port in role.workload.ports if port.service]
+    if ports:
+        yield _policy(
+            f"{role.account}-serves",
+            role.namespace,
+            role.name,
+            {**_in([], ports), "podSelector": {"matchLabels": selector(role.name)}},
+        )
+
+
+def _policy(name: str, namespace: str, component: str, spec: dict[str, Any]) -> Document:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(name, component, namespace),
+        "spec": {"podSelector": {}, **spec},
+    }
+
+
+def _out(peers: list[Any], ports: list[Any]) -> dict[str, Any]:
+    """No peers: every address."""
+    return {"policyTypes": ["Egress"], "egress": [{**({"to": peers} if peers else {}), "ports": ports}]}
+
+
+def _in(peers: list[Any], ports: list[Any]) -> dict[str, Any]:
+    return {"policyTypes": ["Ingress"], "ingress": [{**({"from": peers} if peers else {}), "ports": ports}]}
+
+
+def _ports(*protocols: str, number: int) -> list[Any]:
+    return [_port(protocol, number) for protocol in protocols]
+
+
+def _port(protocol: str, number: int) -> dict[str, Any]:
+    return {"protocol": protocol, "port": number}
