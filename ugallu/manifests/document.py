@@ -13,7 +13,12 @@ Document = Mapping[str, Any]
 
 
 def render(documents: Iterable[object]) -> str:
-    """Return the text of one file: block style, keys in the order given, texts of several lines as such."""
+    """Return the text of one file."""
+    return HEADER + body(documents)
+
+
+def body(documents: Iterable[object]) -> str:
+    """Return YAML: block style, keys in the order given, texts of several lines as such."""
     import yaml
 
     class Writer(yaml.CSafeDumper):
@@ -31,8 +36,7 @@ def render(documents: Iterable[object]) -> str:
         return writer.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Writer.add_representer(str, text)
-    body = yaml.dump_all(
-        documents, Dumper=Writer, sort_keys=False, default_flow_style=False, width=120, allow_unicode=True,
-        explicit_start=False,
-    )  # fmt: skip
-    return HEADER + body
+    written: str = yaml.dump_all(
+        documents, Dumper=Writer, sort_keys=False, default_flow_style=False, width=120, allow_unicode=True
+    )
+    return written

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ugallu.manifests.document import Document, render
+from ugallu.manifests.document import Document, body, render
 
 LISTING: Final = "kustomization.yaml"
 COMPONENT: Final = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component"}
@@ -47,7 +47,7 @@ def changes(before: Iterable[Document], after: Iterable[Document]) -> list[dict[
         place = {"namespace": space} if (space := document["metadata"].get("namespace")) else {}
         target = {"group": group, "version": version, "kind": document["kind"], "name": document["metadata"]["name"]}
         operation = {"op": "replace", "path": "/spec", "value": document["spec"]}
-        found.append({"target": {**target, **place}, "patch": render([[operation]])})
+        found.append({"target": {**target, **place}, "patch": body([[operation]])})
     return found
 
 

@@ -16,9 +16,9 @@ from ugallu.api.crd import crd
 from ugallu.api.kinds import KINDS
 from ugallu.api.meta import Resource
 from ugallu.api.policies import PolicyValues, policies
-from ugallu.manifests import base, network, people, rbac, webhook_tls
+from ugallu.manifests import base, network, people, pods, rbac, webhook_tls
 from ugallu.manifests import roles as cast
-from ugallu.manifests.document import HEADER, Document
+from ugallu.manifests.document import HEADER, Document, body
 from ugallu.manifests.kustomize import Folder, changes
 from ugallu.manifests.names import APP, IMAGE, SYSTEM, labels, user_of
 from ugallu.manifests.roles import Role
@@ -175,9 +175,6 @@ def _values(overlay: str) -> PolicyValues:
 
 def _forgetful(role: Role) -> Iterator[dict[str, Any]]:
     """Patches for a cluster that has no volumes to give: the state, evidence included, then ends with the Pod."""
-    from ugallu.manifests import pods
-    from ugallu.manifests.document import render
-
     volume = {"name": "state", "persistentVolumeClaim": None, "emptyDir": {"sizeLimit": pods.STATE_SIZE}}
     place = {"name": role.account, "namespace": role.namespace}
     deployment = {
@@ -192,4 +189,4 @@ def _forgetful(role: Role) -> Iterator[dict[str, Any]]:
         "metadata": {"name": pods.claim(role), "namespace": role.namespace},
         "$patch": "delete",
     }
-    yield from ({"patch": render([document])} for document in (deployment, claim))
+    yield from ({"patch": body([document])} for document in (deployment, claim))

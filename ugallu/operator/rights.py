@@ -54,6 +54,5 @@ def _implied(operator: Operator[Any] | type[Operator[Any]]) -> Iterable[Grant]:
     if operator.placement is Placement.ONE_LEADER:
         lease = Lease.kind_info
         namespace = operator.workload.namespace.value
-        # RBAC cannot name what does not exist yet, so creating is granted without a name.
-        yield Grant(lease.group, (lease.plural,), ("create",), namespace=namespace)
+        # The Lease is shipped, empty: RBAC cannot limit `create` to a name, and nobody else's Lease is ours to make.
         yield Grant(lease.group, (lease.plural,), ("get", "patch"), names=(lease_of(operator),), namespace=namespace)
