@@ -17,7 +17,6 @@ MAX_TEXT: Final = 1024
 MAX_BLOB_BYTES: Final = 4096
 MAX_DEPTH: Final = 8
 _SAFE_INTEGER: Final = 2**53 - 1
-_INT32: Final = scalars.RANGES["int32"]
 _quantity: Final = re.compile(scalars.QUANTITY)
 
 W = TypeVar("W", bound=Wire)
@@ -89,9 +88,9 @@ class Part:
         return value if _is_safe(value) else None
 
     def small(self, key: str) -> int | None:
-        """Return an integer field that Kubernetes keeps in 32 bits: beyond them the event itself would be refused."""
+        """Return an integer field that Kubernetes keeps in 32 bits; larger, other clients could not read the event."""
         value = self.number(key)
-        return value if value is not None and _INT32[0] <= value <= _INT32[1] else None
+        return value if value is not None and abs(value) <= scalars.INT32_MAX else None
 
     def numbers(self, key: str) -> tuple[int, ...]:
         """Return the integers in a list."""
@@ -127,9 +126,7 @@ class Part:
         found: dict[str, str | int] = {}
         for name in self._shorten(sorted(value) if isinstance(value, dict) else []):
             plain = _plain(value[name], 0) if isinstance(value, dict) else None
-            if isinstance(plain, int) and not isinstance(plain, bool):
-                found[ascii_key(name)] = plain
-            elif isinstance(plain, str) and len(plain) <= MAX_TEXT and _quantity.fullmatch(plain):
+            if _is_safe(plain) or (isinstance(plain, str) and len(plain) <= MAX_TEXT and _quantity.fullmatch(plain)):
                 found[ascii_key(name)] = plain
         return found
 

@@ -15,7 +15,6 @@ import msgspec
 from msgspec import inspect
 
 from ugallu.api.meta import Always, Atomic, Kind, Resource
-from ugallu.api.scalars import RANGES
 from ugallu.errors import PermanentError
 
 Schema = dict[str, Any]
@@ -129,9 +128,6 @@ def _schema(info: inspect.Type, where: str) -> Schema:
             schema = _schema(inner, where) | (extra or {})
             if "enum" in schema:
                 schema.pop("pattern", None)
-            for end, bound in zip(("minimum", "maximum"), RANGES.get(schema.get("format", ""), ()), strict=False):
-                if schema.get(end) == bound:
-                    del schema[end]
             return schema
         case inspect.UnionType(types=types):
             return _union([option for option in types if not isinstance(option, inspect.NoneType)], where)

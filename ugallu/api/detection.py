@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from ugallu.api.k8s import SecretKeySelector
 from ugallu.api.meta import AGE, Column, Config, ConfigStatus, Kind, Resource, Wire
-from ugallu.api.scalars import Int32, Off
+from ugallu.api.scalars import INT32_MAX, Int32, Off, clamped
 
 
 class AuditDetectionEventBus(Wire, frozen=True, kw_only=True):
@@ -36,6 +36,11 @@ class AuditDetectionConsumer(Wire, frozen=True, kw_only=True):
     """Server-side event filter; empty = all."""
     max_events_per_sec: Int32 = 0
     """Per-consumer rate cap; 0 = none."""
+
+    @property
+    def cap(self) -> int:
+        """`max_events_per_sec` as far as it makes sense: a negative one caps nothing."""
+        return clamped(self.max_events_per_sec, INT32_MAX)
 
 
 class AuditDetectionConfigSpec(Config, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ def amount_of(quantity: str | int, *, where: str = "") -> Decimal:
         power = int(exponent) if exponent else _POWERS[suffix or ""]
         value = value.scaleb(max(min(power, _MAX_EXPONENT), -_MAX_EXPONENT), _EXACT)
     value = _GREATEST if value >= _GREATEST else value.quantize(_FINEST, context=_EXACT)
-    return -value if sign == "-" else value
+    return value.copy_negate() if sign == "-" else value  # a minus sign would round to the caller's context
 
 
 def whole(quantity: str | int, *, where: str = "") -> int:

@@ -1,23 +1,24 @@
 """What a type of Python does not say of a value on the wire: how wide an integer is, what a text means, what a list is.
 
-The schema says the rest with these: `extra_json_schema` goes into it as it stands, bounds that are those of a format
-are left out there, and a text held to a list of values is shown as an enum. Decoding holds to the bounds as well, so
-what the embedded cluster takes, an API server takes too.
+The schema says the rest with these: `extra_json_schema` goes into it as it stands, and a text held to a list of values
+is shown as an enum. Decoding holds to the bounds that an API server enforces, no others: what it has stored, we read.
 """
 
 from typing import Annotated, Final
 
 from msgspec import Meta
 
-RANGES: Final = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
-"""What an integer of each format can be."""
 QUANTITY: Final = (
     r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
 )
 """The pattern that Kubernetes puts on quantities."""
 
-Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1, extra_json_schema={"format": "int32"})]
-Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, extra_json_schema={"format": "int64"})]
+Int32 = Annotated[int, Meta(extra_json_schema={"format": "int32"})]
+"""A number that other clients keep in 32 bits. An API server takes larger ones and negative ones all the same, so who
+uses the value clamps it."""
+Int64 = Annotated[int, Meta(extra_json_schema={"format": "int64"})]
+INT32_MAX: Final = 2**31 - 1
+INT64_MAX: Final = 2**63 - 1
 
 Off = Annotated[bool, Meta(extra_json_schema={"default": False})]
 """A switch whose default the schema names although it is the zero value."""
@@ -43,3 +44,8 @@ def listed_by(key: str) -> Meta:
 def one_of(*values: str) -> Meta:
     """Return the bound of a text that must be one of these, where code handles it as plain text."""
     return Meta(pattern=f"^(?:{'|'.join(values)})$", extra_json_schema={"enum": list(values)})
+
+
+def clamped(value: int, most: int, least: int = 0) -> int:
+    """Return the value, or the nearer end of the range it is outside of."""
+    return max(least, min(value, most))

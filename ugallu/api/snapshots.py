@@ -16,7 +16,7 @@ from ugallu.api.k8s import (
     ResourceRequirements,
 )
 from ugallu.api.meta import OwnerReference, Wire, always
-from ugallu.api.scalars import Int32, Int64, Quantity
+from ugallu.api.scalars import INT64_MAX, Int32, Int64, Quantity, clamped
 
 
 class VolumeMount(Wire, frozen=True, kw_only=True):
@@ -380,6 +380,11 @@ class ContainerSubject(Wire, frozen=True, kw_only=True):
     """Start time."""
     embedded: ContainerInfo | None = None
     """Full container snapshot."""
+
+    def __post_init__(self) -> None:
+        """Clamp the kernel's unsigned id: an API server refuses what is beyond 63 bits, and the event would be lost."""
+        if self.cgroup_id is not None:
+            msgspec.structs.force_setattr(self, "cgroup_id", clamped(self.cgroup_id, INT64_MAX))
 
 
 class NodeSubject(Wire, frozen=True, kw_only=True):

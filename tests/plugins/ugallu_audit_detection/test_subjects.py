@@ -260,6 +260,44 @@ def test_snapshots_hold_what_canonical_json_can_carry() -> None:
     )
 
 
+def test_a_part_of_another_shape_is_left_out_and_said_to_be() -> None:
+    """A denied request may hold anything; what a server would refuse or prune must not cost the event or its digest."""
+    container = {
+        "name": "c",
+        "securityContext": {"privileged": True, "capabilities": {"add": "ALL"}},
+        "resources": {"limits": {"cpu": "a lot"}, "claims": [{"name": "n", "colour": "red"}]},
+        "ports": [{"containerPort": 2**31}],
+    }
+    affinity = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"no": "topologyKey"}]}}
+    spec = {
+        "containers": [container, {"name": "d", "resources": {"requests": {"cpu": 1, "gpu": "2"}, "extra": 1}}],
+        "overhead": {"cpu": "very", "memory": "1Mi"},
+        "affinity": affinity,
+        "priority": 2**40,
+    }
+    got = created("Pod", "pods", spec=spec)
+    assert got.pod is not None
+    assert got.partial
+    first, second = got.pod.containers
+    assert first.security_context is not None
+    assert first.security_context.privileged
+    assert first.security_context.capabilities is None
+    assert first.resources is None
+    assert second.resources == k8s.ResourceRequirements(requests={"cpu": 1, "gpu": "2"})
+    assert got.pod.affinity is not None
+    assert got.pod.affinity.pod_affinity is None
+    assert got.pod.overhead == {"memory": "1Mi"}
+    assert (got.pod.priority, first.ports[0].container_port) == (None, 0)
+
+
+def test_an_aggregated_role_keeps_its_selector() -> None:
+    """The labels by which a ClusterRole collects others are what makes it dangerous."""
+    rule = {"clusterRoleSelectors": [{"matchLabels": {"rbac.example.com/all": "true"}}]}
+    got = created("ClusterRole", "clusterroles", "rbac.authorization.k8s.io", aggregationRule=rule)
+    assert got.role is not None
+    assert got.role.aggregation_label == k8s.LabelSelector(match_labels={"rbac.example.com/all": "true"})
+
+
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 names = st.sampled_from(
     [
