@@ -3,10 +3,14 @@
 Clocks of machines differ, so no time in a Lease is ever compared with ours: a candidate measures, on its own monotonic
 clock, how long it has seen no change of the Lease, and a leader stops by its own clock before that can reach the
 duration. Same protocol as client-go's `leaderelection`, so both can contend for one Lease.
+
+What is promised: of all candidates, at most one finds `leads()` true at any moment, also when a process was stopped and
+goes on, as long as no two clocks run apart by half and nobody deletes or edits the Lease. A request that was on its way
+when leadership ended may still be carried out, so writes carry preconditions or deterministic names besides.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import msgspec
@@ -14,22 +18,29 @@ import msgspec
 from ugallu.api.core import Lease, LeaseSpec, micro_time
 from ugallu.api.meta import Metadata
 from ugallu.clock import Clock
-from ugallu.cluster.port import AlreadyExistsError, Cluster, NotFoundError, Preconditions
+from ugallu.cluster.port import Cluster, NotFoundError, Preconditions
 from ugallu.errors import ConflictError, PermanentError, UgalluError
+
+LABELS: Final = {"app.kubernetes.io/part-of": "ugallu"}
+"""On the Leases that we create."""
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """Seconds: a lease lasts `duration` unseen; its holder tries each `retry`, and gives up after `renew` in vain."""
+    """Seconds: a lease lasts `duration` unseen; its holder renews it each `every`, and gives up after `renew` in vain.
+
+    Whatever fails is tried again after `retry`; that is also how often the others look.
+    """
 
     duration: int = 15
     renew: float = 10.0
+    every: float = 4.0
     retry: float = 2.0
     release: float = 5.0
     """How long a leader that stops tries to give the lease back."""
 
     def __post_init__(self) -> None:
-        if not self.retry < self.renew < self.duration:
-            raise PermanentError("retry < renew < duration must hold", where="lease terms")
+        if not self.retry <= self.every < self.renew < self.duration:
+            raise PermanentError("retry <= every < renew < duration must hold", where="lease terms")
 
 
 class Election:
@@ -47,7 +58,6 @@ class Election:
         failed: Callable[[UgalluError], None] = lambda _: None,
     ) -> None:
         """`failed` hears every error of the cluster; all are tried again."""
-        self.leading = False
         self.holder = ""
         """Who held the Lease when last seen."""
         self._cluster = cluster
@@ -59,6 +69,24 @@ class Election:
         self._failed = failed
         self._seen: Lease | None = None
         self._seen_at = 0.0
+        """When it was first seen like this, monotonic."""
+        self._sure = False
+        """The Lease is as we wrote it last: renewing it needs no look before."""
+        self._working = False
+        self._until = 0.0
+        """Until when we lead, monotonic, if we do."""
+
+    def leads(self) -> bool:
+        """Tell whether this candidate leads at this very moment, by its own clock: ask right before each act.
+
+        It may turn false without any code having run: a process that was stopped finds out here.
+        """
+        return self._working and self._clock.monotonic() < self._until
+
+    @property
+    def leading(self) -> bool:
+        """As `leads()`."""
+        return self.leads()
 
     async def lead(self, work: Callable[[], Awaitable[None]]) -> bool:
         """Wait for leadership, run `work` while it lasts; tell whether `work` ended by itself.
@@ -68,8 +96,8 @@ class Election:
         """
         finished = False
         try:
-            renewed = await self._acquire()
-            self.leading = True
+            await self._acquire()
+            self._working = True
             async with anyio.create_task_group() as tasks:
 
                 async def do() -> None:
@@ -79,72 +107,102 @@ class Election:
                     tasks.cancel_scope.cancel()
 
                 tasks.start_soon(do)
-                await self._hold(renewed)
+                await self._hold()
                 tasks.cancel_scope.cancel()
         finally:
-            self.leading = False
+            self._working = False
             await self._release()
         return finished
 
-    async def _acquire(self) -> float:
-        """Contend until the Lease is ours; return our time just before we wrote it."""
-        while True:
-            asked = self._clock.monotonic()
-            if await self._within(self._terms.renew, self._try):
-                return asked
-            await self._clock.sleep(self._terms.retry)
+    async def _acquire(self) -> None:
+        """Contend until the Lease is ours."""
+        while not await self._turn(self._terms.renew):
+            await self._clock.sleep(self._patience())
 
-    async def _hold(self, renewed: float) -> None:
+    async def _hold(self) -> None:
         """Renew; return when the Lease is lost, or when it may be for all we know."""
-        while (left := renewed + self._terms.renew - self._clock.monotonic()) > 0:
-            await self._clock.sleep(min(self._terms.retry, left))
-            asked = self._clock.monotonic()
-            if await self._within(renewed + self._terms.renew - asked, self._try):
-                renewed = asked
+        pause = self._terms.every
+        while (left := self._until - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(pause, left))
+            left = self._until - self._clock.monotonic()
+            if left > 0 and await self._turn(left):
+                pause = self._terms.every
             elif self.holder != self._identity:
                 return
+            else:
+                pause = self._terms.retry
+
+    async def _turn(self, seconds: float) -> bool:
+        """Try to take or renew the Lease; tell whether it is ours, and still will be for a while.
+
+        Our time counts from just before the request: the Lease may have been written any time after that.
+        """
+        asked = self._clock.monotonic()
+        if not await self._within(seconds, self._try):
+            self._sure = False
+            return False
+        self._until = asked + self._terms.renew
+        return self._clock.monotonic() < self._until
 
     async def _try(self) -> bool:
         """Take or renew the Lease if nobody else holds it; tell whether it is ours now."""
         try:
-            lease = await self._read()
+            lease = self._seen if self._sure else await self._read()
+            if self._is_held():
+                return False
             if lease is None:
                 stored = await self._cluster.create(
                     Lease(
-                        metadata=Metadata(name=self._name, namespace=self._namespace),
+                        metadata=Metadata(name=self._name, namespace=self._namespace, labels=LABELS),
                         spec=msgspec.structs.replace(self._claim(None), lease_transitions=0),
                     )
                 )
-            elif lease.spec.holder_identity not in ("", self._identity) and not self._expired(lease):
-                return False
             else:
                 stored = await self._write(lease, self._claim(lease))
-        except (AlreadyExistsError, ConflictError):
+        except ConflictError:
             # Somebody was faster, or it was us and the answer got lost: the next look tells.
+            await self._look()
             return False
         except UgalluError as error:
             self._failed(error)
             return False
         self._note(stored)
+        self._sure = True
         return True
 
     async def _read(self) -> Lease | None:
         try:
             lease = await self._cluster.get(Lease, self._name, self._namespace)
         except NotFoundError:
-            self._seen, self.holder = None, ""
             return None
         self._note(lease)
         return lease
 
+    async def _look(self) -> None:
+        try:
+            await self._read()
+        except UgalluError as error:
+            self._failed(error)
+
     def _note(self, lease: Lease) -> None:
         seen = self._seen
         if seen is None or (seen.metadata.uid, seen.spec) != (lease.metadata.uid, lease.spec):
-            self._seen, self._seen_at = lease, self._clock.monotonic()
-        self.holder = lease.spec.holder_identity
+            self._seen_at = self._clock.monotonic()
+        self._seen, self.holder = lease, lease.spec.holder_identity
 
-    def _expired(self, lease: Lease) -> bool:
-        return self._clock.monotonic() - self._seen_at >= max(lease.spec.lease_duration_seconds, 1)
+    def _is_held(self) -> bool:
+        """Whether somebody else may lead: one whose Lease was deleted learns of it only at his next renewal."""
+        return self.holder not in ("", self._identity) and self._left() > 0
+
+    def _left(self) -> float:
+        """Seconds until the Lease is nobody's, unless it changes."""
+        seconds = 0 if self._seen is None else max(self._seen.spec.lease_duration_seconds, 1)
+        return self._seen_at + seconds - self._clock.monotonic()
+
+    def _patience(self) -> float:
+        """Seconds to the next try: when the Lease may be taken, but look before."""
+        left = self._left()
+        return left if 0 < left < self._terms.retry else self._terms.retry
 
     def _claim(self, lease: Lease | None) -> LeaseSpec:
         now = micro_time(self._clock.now())

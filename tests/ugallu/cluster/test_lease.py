@@ -1,8 +1,8 @@
 """Leader election: one leader at a time, whatever the clocks say and whatever breaks."""
 
 import datetime as dt
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -10,11 +10,14 @@ import pytest
 
 from ugallu.api.core import Lease, LeaseSpec, micro_time
 from ugallu.api.meta import Metadata, Resource, encode
+from ugallu.api.sigma import SigmaRule
+from ugallu.cluster.fence import Fenced, NotLeadingError
 from ugallu.cluster.lease import Election, Terms
-from ugallu.cluster.port import Cluster
+from ugallu.cluster.port import ANY, Cluster, Preconditions
 from ugallu.errors import PermanentError
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import Call, Fault, FaultyCluster, memory_cluster, unavailable
+from ugallu.testing.contracts.cluster import rule
 
 R = TypeVar("R", bound=Resource)
 
@@ -53,9 +56,13 @@ class Candidate:
 class Steps(ManualClock):
     """Lets others run a fixed number of loop turns, enough for a cluster in memory, instead of until all are blocked."""
 
-    async def advance(self, seconds: float) -> None:
+    def jump(self, seconds: float) -> None:
+        """Let time pass while no code runs."""
         self._monotonic += seconds
         self._now += dt.timedelta(seconds=seconds)
+
+    async def advance(self, seconds: float) -> None:
+        self.jump(seconds)
         for at, wake in self._sleepers:
             if at <= self._monotonic:
                 wake.set()
@@ -166,6 +173,13 @@ async def test_a_server_that_hangs_ends_leadership_in_time() -> None:
                 await anyio.sleep_forever()
             return await super().get(kind, name, namespace)
 
+        async def patch(
+            self, kind: type[R], name: str, patch: Mapping[str, Any], namespace: str = "", *, when: Preconditions = ANY
+        ) -> R:
+            if self.hangs:
+                await anyio.sleep_forever()
+            return await super().patch(kind, name, patch, namespace, when=when)
+
     cluster = Hanging(inner, lambda _: None)
     leader = Candidate(cluster, "leader", clock)
     async with anyio.create_task_group() as tasks:
@@ -177,6 +191,8 @@ async def test_a_server_that_hangs_ends_leadership_in_time() -> None:
         await seconds(clock, 30, until=lambda: not leader.working())
         assert not leader.working()
         assert clock.monotonic() - start <= 12
+        await seconds(clock, 6)
+        cluster.hangs = False
         tasks.cancel_scope.cancel()
 
 
@@ -210,6 +226,58 @@ async def test_a_stolen_lease_ends_the_work() -> None:
         await seconds(clock, 30, until=leader.working)
         assert leader.working()
         tasks.cancel_scope.cancel()
+
+
+async def test_a_leader_that_was_stopped_finds_out_before_it_acts() -> None:
+    """Time passes and no code runs: at the next question it leads no more, and what it may write through is shut."""
+    cluster, clock = memory_cluster(), Steps()
+    leader = Candidate(cluster, "leader", clock)
+    fenced = Fenced(cluster, leader.election.leads)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leader.run)
+        await seconds(clock, 5)
+        await fenced.create(rule("a"))
+        clock.jump(11)
+        assert leader.working()
+        assert not leader.election.leads()
+        with pytest.raises(NotLeadingError):
+            await fenced.create(rule("b"))
+        assert (await fenced.get(SigmaRule, "a")).metadata.name == "a"
+        tasks.cancel_scope.cancel()
+
+
+async def test_renewing_asks_little_of_the_server() -> None:
+    """A leader in peace needs no more than a request in four seconds, and none but patches."""
+    cluster, clock = FaultyCluster(memory_cluster(), lambda _: None), Steps()
+    leader = Candidate(cluster, "leader", clock)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leader.run)
+        await seconds(clock, 5)
+        cluster.calls.clear()
+        await seconds(clock, 100)
+        assert leader.working()
+        assert {call.verb for call in cluster.calls} == {"patch"}
+        assert len(cluster.calls) <= 25
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_lease_that_somebody_deletes_is_no_invitation() -> None:
+    """Whoever saw its holder waits as long as that one may still lead; the holder makes it anew."""
+    cluster, clock = memory_cluster(), Steps()
+    first, second = Candidate(cluster, "first", clock), Candidate(cluster, "second", clock)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first.run)
+        await seconds(clock, 2)
+        tasks.start_soon(second.run)
+        await seconds(clock, 3)
+        await cluster.delete(Lease, "ugallu-x-leader", "ugallu-system")
+        await seconds(clock, 20)
+        assert first.working()
+        assert not second.working()
+        lease = await cluster.get(Lease, "ugallu-x-leader", "ugallu-system")
+        assert lease.metadata.labels == {"app.kubernetes.io/part-of": "ugallu"}
+        tasks.cancel_scope.cancel()
+    assert len(first.turns) == 1
 
 
 async def test_cancellation_gives_the_lease_back() -> None:
