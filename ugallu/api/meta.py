@@ -232,7 +232,7 @@ def encode(value: Any) -> bytes:  # noqa: ANN401 - any Struct of the API
 
 
 def decode_strict(cls: type[T], data: Any, *, where: str = "") -> T:  # noqa: ANN401 - parsed JSON or YAML
-    """Decode what a person wrote: a field that the type does not know is an error with its path.
+    """Decode what a person wrote: a field that the type does not know, or a duration that is none, is an error.
 
     Raises `PermanentError` that names the field. `data` is parsed JSON or YAML, or JSON bytes.
     """
@@ -241,9 +241,8 @@ def decode_strict(cls: type[T], data: Any, *, where: str = "") -> T:  # noqa: AN
         value = msgspec.convert(raw, cls)
     except msgspec.DecodeError as error:
         raise PermanentError(str(error), where=where, fix="see the field's description") from error
-    unknown = next(_unknown_fields(raw, _type_info(cls), ""), None)
-    if unknown is not None:
-        raise PermanentError(f"unknown field {unknown}", where=where, fix="check the spelling; nothing is ignored")
+    for what, fix in _faults(raw, _type_info(cls), ""):
+        raise PermanentError(what, where=where, fix=fix)
     return value
 
 
@@ -257,23 +256,30 @@ def _type_info(cls: type[Any]) -> msgspec.inspect.Type:
     return _TYPES[cls]
 
 
-def _unknown_fields(raw: Any, info: msgspec.inspect.Type, path: str) -> Iterator[str]:  # noqa: ANN401 - parsed JSON
-    if isinstance(info, msgspec.inspect.UnionType):
-        for option in info.types:
-            if isinstance(option, msgspec.inspect.StructType | msgspec.inspect.ListType | msgspec.inspect.DictType
-                          | msgspec.inspect.VarTupleType):  # fmt: skip
-                yield from _unknown_fields(raw, option, path)
-    elif isinstance(info, msgspec.inspect.StructType) and isinstance(raw, Mapping):
-        fields = {f.encode_name: f.type for f in info.fields}
-        for key, value in raw.items():
-            here = f"{path}.{key}" if path else str(key)
-            if key in fields:
-                yield from _unknown_fields(value, fields[key], here)
-            elif path or key not in ("apiVersion", "kind"):
-                yield here
-    elif isinstance(info, msgspec.inspect.ListType | msgspec.inspect.VarTupleType) and isinstance(raw, list):
-        for index, value in enumerate(raw):
-            yield from _unknown_fields(value, info.item_type, f"{path}[{index}]")
-    elif isinstance(info, msgspec.inspect.DictType) and isinstance(raw, Mapping):
-        for key, value in raw.items():
-            yield from _unknown_fields(value, info.value_type, f"{path}.{key}")
+def _faults(raw: Any, info: msgspec.inspect.Type, path: str) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - JSON
+    """Yield what is wrong with a value beyond its type, each with the way out."""
+    match info:
+        case msgspec.inspect.Metadata(type=inner, extra=extra):
+            if extra is not None and "read" in extra and isinstance(raw, str) and raw:
+                try:
+                    extra["read"](raw)
+                except PermanentError as error:
+                    yield f"{path}: {error.what}", error.fix
+            yield from _faults(raw, inner, path)
+        case msgspec.inspect.UnionType(types=types):
+            for option in types:
+                yield from _faults(raw, option, path)
+        case msgspec.inspect.StructType(fields=fields) if isinstance(raw, Mapping):
+            known = {field.encode_name: field.type for field in fields}
+            for key, value in raw.items():
+                here = f"{path}.{key}" if path else str(key)
+                if key in known:
+                    yield from _faults(value, known[key], here)
+                elif path or key not in ("apiVersion", "kind"):
+                    yield f"unknown field {here}", "check the spelling; nothing is ignored"
+        case msgspec.inspect.ListType() | msgspec.inspect.VarTupleType() if isinstance(raw, list):
+            for index, value in enumerate(raw):
+                yield from _faults(value, info.item_type, f"{path}[{index}]")
+        case msgspec.inspect.DictType(value_type=inner) if isinstance(raw, Mapping):
+            for key, value in raw.items():
+                yield from _faults(value, inner, f"{path}.{key}")

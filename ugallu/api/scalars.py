@@ -8,6 +8,8 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from ugallu.api.duration import nanoseconds_of
+
 QUANTITY: Final = (
     r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
 )
@@ -25,9 +27,9 @@ Off = Annotated[bool, Meta(extra_json_schema={"default": False})]
 Name = Annotated[str, Meta(extra_json_schema={"default": ""})]
 """A name that the schema fills in as empty."""
 
-Duration = str
-"""A Go duration such as `1h30m`, empty for the default; `ugallu.api.duration` reads it. The schema has a plain string,
-so an object with a bad one can be stored: who uses the field reports it."""
+Duration = Annotated[str, Meta(extra={"read": nanoseconds_of})]
+"""A Go duration such as `1h30m`, empty for the default. The schema has a plain string, so an object with a bad one can
+be stored and is decoded; strict decoding refuses it."""
 Quantity = Annotated[str, Meta(pattern=QUANTITY)] | int
 """A Kubernetes quantity such as `2Gi`; `ugallu.api.quantity` reads it."""
 

@@ -40,8 +40,8 @@ def _one(cls: type[Any]) -> Any:  # noqa: ANN401 - a value of the type
 
 def _fill(info: inspect.Type, choices: tuple[str, ...]) -> Any:  # noqa: ANN401 - a value of the type
     match info:
-        case inspect.Metadata(type=inner, extra_json_schema=extra):
-            return _fill(inner, tuple((extra or {}).get("enum", ())))
+        case inspect.Metadata(type=inner):
+            return _fill(inner, _choices(info))
         case inspect.UnionType(types=types):
             return _fill(next(option for option in types if not isinstance(option, inspect.NoneType)), choices)
         case inspect.StructType(cls=cls):
@@ -69,13 +69,19 @@ def _fill(info: inspect.Type, choices: tuple[str, ...]) -> Any:  # noqa: ANN401 
     raise TypeError(info)
 
 
+def _choices(info: inspect.Metadata) -> tuple[str, ...]:
+    if "read" in (info.extra or {}):
+        return ("1h30m", "0s", "1.5s")
+    return tuple((info.extra_json_schema or {}).get("enum", ()))
+
+
 _METADATA = inspect.type_info(Metadata)
 
 
 def _strategy(info: inspect.Type, choices: tuple[str, ...]) -> Drawn:
     match info:
-        case inspect.Metadata(type=inner, extra_json_schema=extra):
-            return _strategy(inner, tuple((extra or {}).get("enum", ())))
+        case inspect.Metadata(type=inner):
+            return _strategy(inner, _choices(info))
         case inspect.UnionType(types=types):
             return st.one_of([_strategy(option, choices) for option in types])
         case inspect.NoneType():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ugallu.api.bundle import SigningMode
+from ugallu.api.crd import crd
 from ugallu.api.detection import AuditDetectionConsumer
 from ugallu.api.dns import DNSDetectConfig, DNSDetectConfigSpec
 from ugallu.api.forensics import ForensicsConfigSpec, ForensicsTrigger
@@ -46,13 +48,37 @@ def test_an_object_survives_the_wire(kind: type[Resource]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_strict_decoding_names_the_field_that_it_does_not_know(kind: type[Resource]) -> None:
-    """A misspelt field, at the top or deep inside, is refused with its path; an API server's reply is read all the same."""
-    for path in ("spec", "status"):
-        body = wire(filled(kind))
-        body[path]["mispelt"] = 1
-        with pytest.raises(PermanentError, match=re.escape(f"unknown field {path}.mispelt")):
+    """A misspelt field, however deep inside, is refused with its path; an API server's reply is read all the same."""
+    body = wire(filled(kind))
+    for path, part in objects_in(kind, body):
+        part["mispelt"] = 1
+        with pytest.raises(PermanentError, match=re.escape(f"unknown field {path}mispelt")):
             decode_strict(kind, body)
         assert msgspec.convert(body, kind) == filled(kind)
+        del part["mispelt"]
+
+
+def objects_in(kind: type[Resource], body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects inside of one whose fields the schema lists, with their paths; of each struct one."""
+    seen: set[tuple[str, ...]] = set()
+
+    def visit(schema: dict[str, Any], value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        fields = tuple(schema.get("properties", ()))
+        if fields in seen:
+            return
+        if fields and path:
+            seen.add(fields)
+            yield f"{path}.", value
+        for name, part in schema.get("properties", {}).items():
+            if name in value and name != "metadata":
+                yield from visit(part, value[name], f"{path}.{name}" if path else name)
+        if "items" in schema:
+            yield from visit(schema["items"], value[0], f"{path}[0]")
+        if "additionalProperties" in schema:
+            yield from visit(schema["additionalProperties"], value["key"], f"{path}.key")
+
+    version = crd(kind)["spec"]["versions"][0]
+    yield from visit(version["schema"]["openAPIV3Schema"], body, "")
 
 
 def test_a_bad_duration_costs_no_object() -> None:
@@ -173,3 +199,14 @@ def test_the_kinds_of_subjects_are_closed() -> None:
     """A kind outside of the list never gets in, here no more than at an API server."""
     with pytest.raises(msgspec.ValidationError, match=re.escape("$.kind")):
         msgspec.convert({"kind": "Spaceship", "name": "s"}, Subject)
+
+
+def test_a_duration_that_is_none_is_refused_where_a_person_wrote_it() -> None:
+    """The cell of an operator sets Ready to False with the path, and rules do not load; readers of lists are tolerant."""
+    body = wire(filled(TTLConfig))
+    body["spec"]["postpone"]["maxDelay"] = "soon"
+    with pytest.raises(PermanentError, match=re.escape("spec.postpone.maxDelay: 'soon' is no duration")) as caught:
+        decode_strict(TTLConfig, body, where="ttl.yaml")
+    assert caught.value.where == "ttl.yaml"
+    body["spec"]["postpone"]["maxDelay"] = ""
+    assert decode_strict(TTLConfig, body).spec.postpone is not None

@@ -170,6 +170,8 @@ def _pruner(info: msgspec.inspect.Type, seen: Mapping[type, list[_Prune]] | None
     """Compile the removal of fields that a type does not know; None when nothing below it could be removed."""
     seen = seen or {}
     match info:
+        case msgspec.inspect.Metadata(type=inner):
+            return _pruner(inner, seen)
         case msgspec.inspect.StructType():
             return _struct_pruner(info, seen)
         case msgspec.inspect.ListType(item_type=item) | msgspec.inspect.VarTupleType(item_type=item):
