@@ -16,6 +16,7 @@ from tests.rig import go
 from tests.rig.cluster import ApiServer, ControlPlane
 from tests.rig.node import Node
 
+STARTS = pytest.StashKey[list[str]]()
 Cosign = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -36,22 +37,36 @@ def cosign() -> Cosign:
     return run
 
 
+def note(config: pytest.Config, cluster: ApiServer) -> None:
+    """Remember how long a start took, for the last lines of the run."""
+    config.stash.setdefault(STARTS, []).append(f"{cluster.size} {cluster.seconds:.1f} s")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how long the clusters took to start: a slow machine is seen, not judged."""
+    if starts := config.stash.get(STARTS, []):
+        terminalreporter.write_line(f"clusters ready after: {', '.join(starts)}")
+
+
 @pytest.fixture(scope="session")
-def api() -> Iterator[ApiServer]:
+def api(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
     """Return a running API: etcd and kube-apiserver."""
     with ApiServer() as cluster:
+        note(request.config, cluster)
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def control_plane() -> Iterator[ControlPlane]:
+def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """Return a running control plane: the API with its controllers and the scheduler."""
     with ControlPlane() as cluster:
+        note(request.config, cluster)
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def node() -> Iterator[Node]:
+def node(request: pytest.FixtureRequest) -> Iterator[Node]:
     """Return a running cluster with a real node, on which Pods run."""
     with Node() as cluster:
+        note(request.config, cluster)
         yield cluster

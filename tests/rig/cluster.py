@@ -10,6 +10,7 @@ import json
 import signal
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class AuditWebhook:
-    """Where the API server posts audit events; all paths are PEM files, the URL's path is kept."""
+    """Where the API server posts audit events; all paths are PEM files, the API server keeps the URL's path and drops its query."""
 
     url: str
     ca: Path | None = None
@@ -46,7 +47,7 @@ class Options:
     audit_policy: Path = ROOT / "examples" / "audit-policy.yaml"
     audit_webhook: AuditWebhook | None = None
     flags: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """More flags by program: `{"kube-apiserver": ["--feature-gates=WatchList=false"]}`. The last one of a name counts."""
+    """More flags for kube-apiserver, kube-controller-manager, kube-scheduler, by name; of a flag given twice the last one counts."""
 
 
 class Etcd:
@@ -76,7 +77,10 @@ class Etcd:
         return int(self._ask("maintenance/status", {})["header"]["revision"])
 
     def compact(self, revision: int | None = None) -> int:
-        """Forget all history before the revision (by default: all there is) and return it; older watches get 410."""
+        """Forget all history before the revision (by default: all there is) and return it.
+
+        Who asks for an older revision gets 410 once the API server does not remember it either: its watch cache does, until it restarts.
+        """
         revision = self.revision() if revision is None else revision
         self._ask("kv/compaction", {"revision": str(revision), "physical": True})
         return revision
@@ -117,6 +121,8 @@ class ApiServer:
     def __init__(self, options: Options | None = None) -> None:
         """Choose; nothing is started and nothing written yet."""
         self.options = options or Options()
+        self.seconds = 0.0
+        """How long the start took, programs being there."""
         self._namespaces = 0
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -134,6 +140,7 @@ class ApiServer:
         """Start and wait until usable; raises `RigError` with the log of what failed, after clearing everything."""
         # The programs first: a build takes minutes, and nothing of the cluster is needed for it.
         self._provide()
+        begin = time.monotonic()
         self.ground = Ground()
         try:
             self.folder = self.ground.folder
@@ -142,6 +149,7 @@ class ApiServer:
                 (self.folder / "bin" / part).symlink_to(go.provide(go.KUBERNETES))
             self._write_keys()
             self._start()
+            self.seconds = time.monotonic() - begin
         except BaseException:
             self.stop()
             raise
@@ -281,7 +289,7 @@ class ApiServer:
         return self._kubeconfig(name, token)
 
     def wait(self, what: str, check: Callable[[], Found | None], seconds: float = 30.0) -> Found:
-        """Ask until the answer is neither None nor False and return it; raises `RigError` when time is over."""
+        """Ask until the answer is true in the sense of `if` and return it; raises `RigError` when time is over."""
         return wait(what, check, seconds)
 
     def audit(self) -> list[dict[str, Any]]:

@@ -31,11 +31,11 @@ def wait(
     every: float = 0.05,
     hint: Callable[[], str] = str,
 ) -> Found:
-    """Ask until the answer is neither None nor False and return it; raises `RigError` with the hint when time is over."""
+    """Ask until the answer is true in the sense of `if` and return it; raises `RigError` with the hint when time is over."""
     end = time.monotonic() + seconds
     while True:
         answer = check()
-        if answer is not None and answer is not False:
+        if answer:
             return answer
         if time.monotonic() > end:
             raise RigError(f"{what}: not within {seconds:g} s\n{hint()}".rstrip())

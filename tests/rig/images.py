@@ -170,7 +170,7 @@ def ugallu(folder: Path, source: Path) -> Path:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(site), str(source)]
         _run([*pip, "--no-warn-script-location", "--disable-pip-version-check"], "reach a package index")
         installed = {f"/opt/ugallu{name}": path for name, path in _tree(site)}
-        files = {**_python(), **installed, **_libraries(site.rglob("*.so*")), "/tmp/.keep": b""}
+        files = {**_python(), **installed, **_libraries(site.rglob("*.so*"))}
         image = Image(
             UGALLU,
             files,
@@ -243,7 +243,8 @@ def _tree(top: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _write_layer(files: Mapping[str, "Path | bytes | Link"], path: Path) -> None:
-    folders = {str(parent) for name in files for parent in Path(name).parents} - {"/"}
+    # An image without a folder for temporary files surprises everybody.
+    folders = {str(parent) for name in files for parent in Path(name).parents} - {"/"} | {"/tmp"}
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for name in sorted(folders):
             entry = tarfile.TarInfo(name.lstrip("/"))
