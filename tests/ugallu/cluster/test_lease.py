@@ -246,6 +246,38 @@ async def test_a_leader_that_was_stopped_finds_out_before_it_acts() -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_leadership_counts_from_before_the_request() -> None:
+    """An answer that took its time leaves that much less: the others saw the Lease renewed when it was written."""
+    inner, clock = memory_cluster(), Steps()
+
+    class Slow(FaultyCluster):
+        seconds = 0.0
+
+        async def patch(
+            self, kind: type[R], name: str, patch: Mapping[str, Any], namespace: str = "", *, when: Preconditions = ANY
+        ) -> R:
+            stored = await super().patch(kind, name, patch, namespace, when=when)
+            await clock.sleep(self.seconds)
+            return stored
+
+    cluster = Slow(inner, lambda _: None)
+    leader = Candidate(cluster, "leader", clock)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leader.run)
+        await seconds(clock, 1)
+        cluster.seconds = 5.0
+        await seconds(clock, 8)  # asked at 4, answered at 9
+        assert leader.election.leads()
+        cluster.plan = lambda _: unavailable()
+        await seconds(clock, 4)
+        assert leader.election.leads()
+        await seconds(clock, 1)
+        assert clock.monotonic() == 14
+        assert not leader.election.leads()
+        cluster.seconds = 0.0
+        tasks.cancel_scope.cancel()
+
+
 async def test_renewing_asks_little_of_the_server() -> None:
     """A leader in peace needs no more than a request in four seconds, and none but patches."""
     cluster, clock = FaultyCluster(memory_cluster(), lambda _: None), Steps()
