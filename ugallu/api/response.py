@@ -28,7 +28,7 @@ class ActionType(enum.StrEnum):
 
 
 class BackoffStrategy(enum.StrEnum):
-    """How delays grow from try to try: doubled, by the initial delay each, not at all, or none."""
+    """How a delay follows from the one before: twice as long, longer by the first one, the same, or no delay at all."""
 
     EXPONENTIAL = "Exponential"
     LINEAR = "Linear"
