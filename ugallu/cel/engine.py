@@ -64,10 +64,13 @@ class Program:
     def __init__(self, expression: cel.Expression) -> None:
         self._expression = expression
 
-    def evaluate(self, scope: Scope) -> "Json | Fault":
+    def evaluate(self, values: Mapping[str, Json] | Scope) -> "Json | Fault":
         """Return the value, or why there is none."""
         try:
-            found = self._expression.eval(scope.activation)
+            if isinstance(values, Scope):
+                found = self._expression.eval(values.activation)
+            else:
+                found = self._expression.eval(data=values)
             value: Json = found.plain_value()
         except _REFUSALS as error:
             return Fault(_line(error))

@@ -5,7 +5,7 @@ from typing import Final
 from ugallu.api.catalog import CATALOGUE, EventClass
 from ugallu.api.event import LABEL_CLASS, LABEL_EXPERIMENTAL
 from ugallu.api.meta import GROUP, VERSION
-from ugallu.api.policies.expressions import USER, ours, text, texts, users
+from ugallu.api.policies.expressions import USER, is_word, ours, texts, users, words
 from ugallu.api.policies.policy import FORBIDDEN, Condition, Labelled, Parameter, Policy, Validation, Variable
 from ugallu.api.policies.values import PRIVILEGED, SYSTEM, PolicyValues
 
@@ -55,29 +55,32 @@ _NOT_FORENSIC: Final = tuple(grade.value for grade in EventClass if grade is not
 
 def subject_discriminator() -> Policy:
     """2: an event says what it is about in the one field that fits the kind, or that it does not know."""
-    kinds = ", ".join(f"{text(kind)}: {text(field)}" for kind, field in DISCRIMINATORS.items())
+    pairs = words(f"{kind}:{field}" for kind, field in DISCRIMINATORS.items())
     return Policy(
         name="ugallu.subject-discriminator",
         about="An event's subject has the one snapshot that fits its kind, or says that it is unresolved.",
         rules=(ours(("CREATE",), "securityevents"),),
         variables=(
             Variable("subject", "dyn(object).?spec.?subject.orValue({})"),
-            Variable("kinds", f"{{{kinds}}}"),
-            Variable("wanted", "variables.kinds[?variables.subject.?kind.orValue('')].orValue('')"),
-            Variable("present", f"{texts(dict.fromkeys(DISCRIMINATORS.values()))}.filter(f, f in variables.subject)"),
+            Variable("kind", "variables.subject.?kind.orValue('')"),
+            Variable("discriminators", pairs),
+            Variable("fields", words(dict.fromkeys(DISCRIMINATORS.values()))),
+            Variable("repeating", words(_REPEATING)),
         ),
         validations=(
             Validation(
-                "variables.wanted in variables.present || variables.subject.?unresolved.orValue(false)",
+                "variables.subject.?unresolved.orValue(false) || variables.subject.exists(k,"
+                " variables.discriminators.contains(' ' + variables.kind + ':' + k + ' '))",
                 "spec.subject.kind must match a populated discriminator, or spec.subject.unresolved be true",
             ),
             Validation(
-                "variables.present.all(f, f == variables.wanted)",
+                "variables.subject.all(k, !variables.fields.contains(' ' + k + ' ')"
+                " || variables.discriminators.contains(' ' + variables.kind + ':' + k + ' '))",
                 "spec.subject may have no discriminator but the one of its kind",
             ),
             Validation(
-                f"{texts(_REPEATING)}.all(f, !(f in variables.subject)"
-                " || variables.subject[f].?kind.orValue('') == variables.subject.?kind.orValue(''))",
+                "variables.subject.all(k, !variables.repeating.contains(' ' + k + ' ')"
+                " || dyn(variables.subject[k]).?kind.orValue('') == variables.kind)",
                 "the kind inside the discriminator must be spec.subject.kind",
             ),
         ),
@@ -92,15 +95,15 @@ def type_validation(values: PolicyValues) -> Policy:
         about="Events have a type of the catalogue, and come from the component that they name as their source.",
         rules=(ours(("CREATE",), "securityevents"),),
         variables=(
-            Variable("types", texts(CATALOGUE)),
+            Variable("types", words(CATALOGUE)),
             users("emitterSAs", values.emitters),
             users("frozenLabelAuthorizedSAs", values.frozen_label_authorized),
             Variable("source", name),
         ),
         validations=(
             Validation(
-                "object.?spec.?type.orValue('') in variables.types"
-                f" || object.metadata.?labels[?'{LABEL_EXPERIMENTAL}'].orValue('') == 'true'",
+                is_word("object.?spec.?type.orValue('')", "variables.types")
+                + f" || object.metadata.?labels[?'{LABEL_EXPERIMENTAL}'].orValue('') == 'true'",
                 f"spec.type is not in the curated catalog; label {LABEL_EXPERIMENTAL}=true allows others",
             ),
             Validation(

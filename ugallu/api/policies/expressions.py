@@ -33,6 +33,16 @@ def texts(values: Iterable[str]) -> str:
     return f"[{', '.join(map(text, values))}]"
 
 
+def words(values: Iterable[str]) -> str:
+    """Return a text of words, which an engine holds where it would build a list anew for every object."""
+    return text(f" {' '.join(values)} ")
+
+
+def is_word(value: str, of: str) -> str:
+    """Tell whether a string is one of the words of a text."""
+    return f"{of}.contains(' ' + {value} + ' ') && !{value}.contains(' ')"
+
+
 def users(name: str, values: Iterable[str]) -> Variable:
     """Return a variable that lists users."""
     return Variable(name, texts(values))

@@ -3,7 +3,7 @@
 from typing import Final
 
 from ugallu.api.catalog import CATALOGUE
-from ugallu.api.policies.expressions import GUARDS, WRITES, ours, text, texts
+from ugallu.api.policies.expressions import GUARDS, WRITES, is_word, ours, text, words
 from ugallu.api.policies.policy import Policy, Validation, Variable
 
 MAX_LEAVES: Final = 64
@@ -60,7 +60,7 @@ def sigma_rule_spec() -> Policy:
         rules=(ours(WRITES, "sigmarules"),),
         conditions=GUARDS,
         variables=(
-            Variable("types", texts(CATALOGUE)),
+            Variable("types", words(CATALOGUE)),
             Variable("spec", "dyn(object).?spec.orValue({})"),
             Variable("match", "variables.spec.?match.orValue({})"),
             Variable("anyOf", "variables.match.?anyOf.orValue([])"),
@@ -76,7 +76,7 @@ def sigma_rule_spec() -> Policy:
         ),
         validations=(
             Validation(
-                "variables.emit.?securityEventType.orValue('') in variables.types",
+                is_word("variables.emit.?securityEventType.orValue('')", "variables.types"),
                 "spec.emit.securityEventType is not in the curated catalog",
             ),
             Validation("variables.emit.?class.orValue('') != 'Forensic'", "spec.emit.class must not be Forensic"),

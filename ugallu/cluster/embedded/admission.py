@@ -131,10 +131,8 @@ class Admission:
     def _judge(self, verb: str, writer: Writer, new: Document | None, old: Document | None, subresource: str) -> None:
         kind, metadata = writer.kind.kind_info, (new or old or {})["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata.get("name", "")
-        where = place(kind, namespace, name)
-        self._policies.judge(
-            Request(verb, kind, subresource, writer.user, namespace, name, new, old, where), writer.lookup
-        )
+        request = Request(verb, kind, subresource, writer.user, namespace, name, new, old)
+        self._policies.judge(request, writer.lookup)
 
     def _fill(self, kind: Kind, document: Document) -> Document:
         """Return the document with the defaults of its schema; raise where a required field is missing."""

@@ -5,19 +5,19 @@ they asked one by one who objects. The engine is imported, and a program compile
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from ugallu.api.meta import Kind
 from ugallu.api.policies import Policy, PolicyValues, policies
-from ugallu.api.policies.policy import FORBIDDEN, Parameter
-from ugallu.cluster.embedded.document import Document
+from ugallu.api.policies.policy import FORBIDDEN
+from ugallu.cluster.embedded.document import Document, place
 from ugallu.cluster.port import ForbiddenError, InvalidError
 
 if TYPE_CHECKING:
-    from ugallu.cel import Environment, Json, Program, Scope
+    from ugallu.cel import Environment, Json, Program
 
 NAMES: Final = ("object", "oldObject", "request", "params")
 
@@ -61,7 +61,11 @@ class Request(NamedTuple):
     name: str
     new: Document | None
     old: Document | None
-    where: str
+
+    @property
+    def where(self) -> str:
+        """The object's name in messages."""
+        return place(self.kind, self.namespace, self.name)
 
 
 Lookup = Callable[[str, str], Document | None]
@@ -73,35 +77,29 @@ class Policies:
 
     def __init__(self, rules: Iterable[Policy] | None = None) -> None:
         self._policies = tuple(policies(EMBEDDED_VALUES) if rules is None else rules)
-        self._matching: dict[tuple[str, str, str, str], tuple[Policy, ...]] = {}
-        self._gates: dict[tuple[str, ...], _Gate] = {}
+        self._gates: dict[tuple[Kind, str, str], _Gate] = {}
+        self._narrowed: dict[tuple[str, ...], _Gate] = {}
         self._environment: Environment | None = None
 
     def judge(self, request: Request, lookup: Lookup) -> None:
         """Raise `InvalidError` or `ForbiddenError` with the message of the first policy that denies."""
-        applying = self._match(request)
-        if not applying:
+        gate = self._gate(request)
+        if not gate.policies:
             return
         params: Document | None = None
-        for policy in applying:
-            if policy.parameter is not None:
-                params = _parameter(policy, policy.parameter, request, lookup)
-        names = tuple(policy.name for policy in applying)
-        gate = self._gates.get(names)
-        if gate is None:
-            gate = self._gates[names] = _Gate(self._engine(), applying)
-        gate.judge(request, params)
+        if gate.parameter is not None:
+            params = _parameter(gate.parameter, request, lookup)
+        gate.judge(request, params, self._engine)
 
-    def _match(self, request: Request) -> tuple[Policy, ...]:
-        kind, operation = request.kind, _OPERATIONS[request.verb]
-        resource = f"{kind.plural}/{request.subresource}" if request.subresource else kind.plural
-        key = (kind.group, kind.version, resource, operation)
-        found = self._matching.get(key)
-        if found is None:
-            found = self._matching[key] = tuple(policy for policy in self._policies if _covers(policy, *key))
-        if any(policy.unless_labelled is not None for policy in found):
-            return tuple(policy for policy in found if _selects(policy, request))
-        return found
+    def _gate(self, request: Request) -> "_Gate":
+        key = (request.kind, request.subresource, request.verb)
+        gate = self._gates.get(key)
+        if gate is None:
+            gate = self._gates[key] = _Gate(tuple(policy for policy in self._policies if _covers(policy, *key)))
+        if not gate.selective:
+            return gate
+        kept = tuple(policy for policy in gate.policies if _selects(policy, request))
+        return self._narrowed.setdefault(tuple(policy.name for policy in kept), _Gate(kept))
 
     def _engine(self) -> "Environment":
         if self._environment is None:
@@ -112,47 +110,47 @@ class Policies:
 
 
 class _Gate:
-    """The policies that apply together to some requests."""
+    """The policies that apply together to some requests; at most one of them has a parameter."""
 
-    def __init__(self, engine: "Environment", applying: Sequence[Policy]) -> None:
-        self._engine = engine
-        self._policies = applying
-        self._all = engine.compile(" && ".join(f"({_whole(policy)})" for policy in applying))
+    def __init__(self, applying: Sequence[Policy]) -> None:
+        self.policies = applying
+        self.selective = any(policy.unless_labelled is not None for policy in applying)
+        self.parameter = next((policy for policy in applying if policy.parameter is not None), None)
+        self._all: Program | None = None
         self._single: dict[tuple[str, str], Program] = {}
 
-    def judge(self, request: Request, params: Document | None) -> None:
-        from ugallu.cel import Fault
-
+    def judge(self, request: Request, params: Document | None, engine: Callable[[], "Environment"]) -> None:
+        """Raise what the first policy that denies says."""
+        if self._all is None:
+            self._all = engine().compile(" && ".join(f"({_whole(policy)})" for policy in self.policies))
         values: dict[str, Json] = {
             "object": request.new,
             "oldObject": request.old,
             "request": _facts(request),
             "params": params,
         }
-        scope = self._engine.bind(values)
-        if isinstance(scope, Fault):
-            raise UnjudgedError(f"cannot be read: {scope.reason}", where=request.where)
-        if self._all.evaluate(scope) is True:
+        if self._all.evaluate(values) is True:
             return
-        for policy in self._policies:
-            self._judge(policy, scope, request.where)
+        for policy in self.policies:
+            self._judge(policy, engine(), values, request.where)
 
-    def _judge(self, policy: Policy, scope: "Scope", where: str) -> None:
+    def _judge(self, policy: Policy, engine: "Environment", values: "Mapping[str, Json]", where: str) -> None:
         """Ask one policy as an API server does: any false condition skips it, any fault denies."""
-        asked = [self._ask(policy, condition.expression, scope) for condition in policy.conditions]
+        asked = [self._ask(policy, condition.expression, engine, values) for condition in policy.conditions]
         if any(answer is False for answer in asked):
             return
         for answer in asked:
             _require(policy, answer, "a condition does not hold", where)
         for validation in policy.validations:
-            _require(policy, self._ask(policy, validation.expression, scope), validation.message, where)
+            answer = self._ask(policy, validation.expression, engine, values)
+            _require(policy, answer, validation.message, where)
 
-    def _ask(self, policy: Policy, expression: str, scope: "Scope") -> object:
+    def _ask(self, policy: Policy, expression: str, engine: "Environment", values: "Mapping[str, Json]") -> object:
         key = (policy.name, expression)
         program = self._single.get(key)
         if program is None:
-            program = self._single[key] = self._engine.compile(_closed(policy, expression))
-        return program.evaluate(scope)
+            program = self._single[key] = engine.compile(_closed(policy, expression))
+        return program.evaluate(values)
 
 
 def _require(policy: Policy, answer: object, message: str, where: str) -> None:
@@ -187,9 +185,13 @@ def _closed(policy: Policy, expression: str) -> str:
     return text
 
 
-def _covers(policy: Policy, group: str, version: str, resource: str, operation: str) -> bool:
+def _covers(policy: Policy, kind: Kind, subresource: str, verb: str) -> bool:
+    resource = f"{kind.plural}/{subresource}" if subresource else kind.plural
     return any(
-        rule.group == group and rule.version == version and resource in rule.resources and operation in rule.operations
+        rule.group == kind.group
+        and rule.version == kind.version
+        and resource in rule.resources
+        and _OPERATIONS[verb] in rule.operations
         for rule in policy.rules
     )
 
@@ -205,7 +207,9 @@ def _selects(policy: Policy, request: Request) -> bool:
     )
 
 
-def _parameter(policy: Policy, parameter: Parameter, request: Request, lookup: Lookup) -> Document:
+def _parameter(policy: Policy, request: Request, lookup: Lookup) -> Document:
+    parameter = policy.parameter
+    assert parameter is not None
     found = lookup(f"{parameter.group}/{parameter.kind}", parameter.name)
     if found is None:
         raise InvalidError(

@@ -4,10 +4,11 @@ Both apply only where the parent object is present, as on an API server. The sch
 `ugallu.api.crd` generates.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import inspect
 
 from ugallu.api.crd import crd
 from ugallu.api.meta import Resource
@@ -24,20 +25,35 @@ class MissingError(Exception):
 def filler(kind: type[Resource]) -> Callable[[Document], Document]:
     """Return a function from a document to the same with its defaults; it raises `MissingError`."""
     schema = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    fill = _fill(schema)
+    fill = _fill(schema, inspect.type_info(kind))
     return lambda document: document if fill is None else fill(document, "")
 
 
-def _fill(schema: Mapping[str, Any]) -> _Fill | None:
-    """Compile a schema; None when nothing below it has a default or is required."""
-    if "items" in schema:
-        return _fill_list(_fill(schema["items"]))
-    if "additionalProperties" in schema:
-        return _fill_map(_fill(schema["additionalProperties"]))
+def _fill(schema: Mapping[str, Any], info: inspect.Type) -> _Fill | None:
+    """Compile a schema; None when nothing below it has a default, or is required although its Struct has one."""
+    match info:
+        case inspect.Metadata(type=inner):
+            return _fill(schema, inner)
+        case inspect.UnionType(types=types):
+            options = [option for option in types if not isinstance(option, inspect.NoneType)]
+            return _fill(schema, options[0]) if len(options) == 1 else None
+        case inspect.VarTupleType(item_type=item):
+            return _fill_list(_fill(schema["items"], item))
+        case inspect.DictType(value_type=item) if "additionalProperties" in schema:
+            return _fill_map(_fill(schema["additionalProperties"], item))
+        case inspect.StructType(fields=fields):
+            return _fill_struct(schema, fields)
+    return None
+
+
+def _fill_struct(schema: Mapping[str, Any], fields: Sequence[inspect.Field]) -> _Fill | None:
     properties: Mapping[str, Mapping[str, Any]] = schema.get("properties", {})
-    inner = {name: fill for name, part in properties.items() if (fill := _fill(part)) is not None}
+    types = {field.encode_name: field.type for field in fields if field.encode_name in properties}
+    inner = {name: fill for name, info in types.items() if (fill := _fill(properties[name], info)) is not None}
     defaults = {name: msgspec.json.encode(part["default"]) for name, part in properties.items() if "default" in part}
-    required = tuple(schema.get("required", ()))
+    # Decoding asks for those that have no default in code.
+    optional = {field.encode_name for field in fields if not field.required}
+    required = tuple(name for name in schema.get("required", ()) if name in optional)
     if not inner and not defaults and not required:
         return None
 
