@@ -219,7 +219,8 @@ class View(Protocol[R_co]):
 
     Every object is an instance of the very Struct that the view was asked for, as a decoder of its own would have made
     it: methods, `ref`, `encode` and `msgspec.structs.replace` work. Two calls may return equal objects that are not the
-    same one. An object that does not fit the Struct is not shown.
+    same one. An object that does not fit the Struct is not shown; nor is one that breaks another Struct's idea of a
+    field, when both share a watch.
     """
 
     def get(self, name: str, namespace: str = "") -> R_co | None:

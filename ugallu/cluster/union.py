@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -49,8 +49,8 @@ def unite(kinds: tuple[type[Resource], ...]) -> type[Resource] | None:
 @cache
 def covers(held: Any, wanted: Any) -> bool:  # noqa: ANN401 - types, as annotations have them
     """Tell whether an instance of `held` has all that a decoder of `wanted` would have read, absence included."""
-    (source, had), (target, extras) = _part(held), _part(wanted)
-    if set(extras) - set(had):
+    (source, had, within), (target, extras, bounds) = _part(held), _part(wanted)
+    if set(extras) - set(had) or (bounds and bounds != within):
         return False
     if source == target:
         return True
@@ -69,7 +69,7 @@ def covers(held: Any, wanted: Any) -> bool:  # noqa: ANN401 - types, as annotati
         return False
     if origin is tuple and (old[1:] != (Ellipsis,) or new[1:] != (Ellipsis,)):
         return False
-    return covers(old[-1], new[-1]) and old[0] == new[0] if origin is dict else covers(old[0], new[0])
+    return covers(old[0], new[0]) and (origin is not dict or covers(old[1], new[1]))
 
 
 def projection(united: type[Any], kind: type[R]) -> Callable[[Any], R | None]:
@@ -92,7 +92,10 @@ def _unite(declared: tuple[Any, ...]) -> Any:  # noqa: ANN401 - a type, as annot
     if len(distinct) == 1:
         return distinct[0]
     parts = [_part(each) for each in distinct]
-    cores = tuple(dict.fromkeys(core for core, _ in parts))
+    cores = tuple(dict.fromkeys(part.core for part in parts))
+    bounds = tuple(dict.fromkeys(part.bounds for part in parts if part.bounds))
+    if len(bounds) > 1:
+        raise _ApartError(f"read within {' and '.join(map(str, bounds))}")
     united: Any
     if len(cores) == 1:
         united = cores[0]
@@ -100,7 +103,10 @@ def _unite(declared: tuple[Any, ...]) -> Any:  # noqa: ANN401 - a type, as annot
         united = _unite_structs(cores)
     else:
         united = _unite_containers(cores)
-    for extra in dict.fromkeys(extra for _, extras in parts for extra in extras):
+    if bounds:
+        # Who is content with anything is not shown what another one refuses.
+        united = Annotated[(united, *bounds[0])]
+    for extra in dict.fromkeys(extra for part in parts for extra in part.extras):
         united = united | extra
     return united
 
@@ -112,8 +118,10 @@ def _unite_containers(cores: tuple[Any, ...]) -> Any:  # noqa: ANN401 - a type, 
         return tuple[_unite(tuple(found[0] for found in arguments)), ...]  # type: ignore[misc]
     if origins == {list}:
         return list[_unite(tuple(found[0] for found in arguments))]  # type: ignore[misc]
-    if origins == {dict} and len({found[0] for found in arguments}) == 1:
-        return dict[arguments[0][0], _unite(tuple(found[1] for found in arguments))]  # type: ignore[misc]
+    if origins == {dict}:
+        return dict[  # type: ignore[misc]
+            _unite(tuple(found[0] for found in arguments)), _unite(tuple(found[1] for found in arguments))
+        ]
     raise _ApartError(f"read as {' and '.join(map(str, cores))}")
 
 
@@ -152,15 +160,14 @@ def _unite_structs(classes: tuple[type[msgspec.Struct], ...]) -> Any:  # noqa: A
 @cache
 def _fit(united: Any, wanted: Any) -> Fit | None:  # noqa: ANN401 - types, as annotations have them
     """Return what turns a value of one type into the other; None when it already is one."""
-    source, _ = _part(united)
-    target, extras = _part(wanted)
+    (source, had, _), (target, extras, _) = _part(united), _part(wanted)
     if source == target:
         inner = None
     elif _is_plain_struct(target):
         inner = _fit_struct(source, target)
     else:
         inner = _fit_container(source, target)
-    allowed = types.NoneType in extras or types.NoneType not in _part(united)[1]
+    allowed = types.NoneType in extras or types.NoneType not in had
     if allowed and inner is None:
         return None
 
@@ -208,14 +215,29 @@ def _fit_struct(source: type[msgspec.Struct], target: type[msgspec.Struct]) -> F
     return fit
 
 
-def _part(declared: Any) -> tuple[Any, tuple[Any, ...]]:  # noqa: ANN401 - a type, as annotations have them
-    """Split off what only says that there may be nothing."""
+class _Part(NamedTuple):
+    """A declared type in its parts."""
+
+    core: Any
+    extras: tuple[Any, ...]
+    """What says that there may be nothing: None, UNSET."""
+    bounds: tuple[Any, ...]
+    """What the values must obey besides (`msgspec.Meta`)."""
+
+
+def _part(declared: Any) -> _Part:  # noqa: ANN401 - a type, as annotations have them
+    if typing.get_origin(declared) is Annotated:
+        inner = _part(declared.__origin__)
+        return inner._replace(bounds=(*inner.bounds, *declared.__metadata__))
     if typing.get_origin(declared) not in (typing.Union, types.UnionType):
-        return declared, ()
+        return _Part(declared, (), ())
     members = typing.get_args(declared)
     core = tuple(member for member in members if member not in (types.NoneType, UnsetType))
     extras = tuple(member for member in members if member in (types.NoneType, UnsetType))
-    return typing.Union[core], extras  # noqa: UP007 - of a tuple
+    if len(core) == 1:
+        inner = _part(core[0])
+        return inner._replace(extras=(*inner.extras, *extras))
+    return _Part(typing.Union[core], extras, ())  # noqa: UP007 - of a tuple
 
 
 def _is_plain_struct(declared: Any) -> bool:  # noqa: ANN401 - a type, as annotations have them
