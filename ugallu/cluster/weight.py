@@ -12,12 +12,15 @@ EVERY: Final = 16
 
 
 def weigh(value: Any) -> int:  # noqa: ANN401 - a Struct and whatever is in it
-    """Return the bytes of a Struct with all that it holds; what all objects share (enums, None) weighs nothing."""
+    """Return the bytes of a Struct with all that it holds; what all objects share (defaults, enums) weighs nothing."""
     if value is None or isinstance(value, bool | Enum):
         return 0
     size = sys.getsizeof(value)
     if isinstance(value, msgspec.Struct):
-        return size + sum(weigh(getattr(value, name)) for name in value.__struct_fields__)
+        names, defaults = value.__struct_fields__, value.__struct_defaults__
+        plain = (msgspec.NODEFAULT,) * (len(names) - len(defaults))
+        held = ((getattr(value, name), default) for name, default in zip(names, plain + defaults, strict=True))
+        return size + sum(weigh(item) for item, default in held if item is not default)
     if isinstance(value, Mapping):
         # Keys repeat from object to object, and decoding makes each of them once.
         return size + sum(map(weigh, value.values()))

@@ -1,7 +1,7 @@
 """An informer is right whatever happens to the connection."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any, TypeVar
 
 import anyio
@@ -11,7 +11,18 @@ from ugallu.api.meta import Resource
 from ugallu.api.sigma import SigmaRule
 from ugallu.cluster.embedded import EmbeddedCluster
 from ugallu.cluster.informer import Informer
-from ugallu.cluster.port import Change, Cluster, ForbiddenError, GoneError, Key, Page, UnavailableError, list_all
+from ugallu.cluster.port import (
+    Change,
+    Cluster,
+    ForbiddenError,
+    GoneError,
+    InvalidError,
+    Key,
+    Notice,
+    Page,
+    UnavailableError,
+    list_all,
+)
 from ugallu.errors import UgalluError
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import Fault, FaultyCluster, Plan, memory_cluster, scripted, unavailable
@@ -227,6 +238,110 @@ async def test_bookmarks_move_the_point_of_resumption() -> None:
         await following.until(("ADDED", "mine"))
         tasks.cancel_scope.cancel()
     assert following.causes == []
+
+
+class Spoken(FaultyCluster):
+    """Watches say what the test says; lists are the cluster's."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster, lambda _: None)
+        self.lines: list[Notice[Any]] = []
+
+    async def watch(
+        self, kind: type[R], *, since: str, namespace: str = "", labels: str = "", fields: str = ""
+    ) -> AsyncGenerator[Notice[R], None]:
+        for line in self.lines:
+            yield line
+        await anyio.sleep_forever()
+
+
+async def test_a_deletion_told_late_spares_the_successor() -> None:
+    """What is said to be gone must be what is there: an object of the same name that came since stays."""
+    cluster = Spoken(memory_cluster())
+    past = await cluster.create(rule("a"))
+    await cluster.delete(SigmaRule, "a")
+    await cluster.create(rule("a"))
+    end = rule("end").with_metadata(uid="u", resource_version="2")
+    cluster.lines = [Notice(Change.DELETED, "1", past), Notice(Change.ADDED, "2", end)]
+    following = Following(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        await following.until(("ADDED", "end"))
+        tasks.cancel_scope.cancel()
+    assert following.told == [("ADDED", "a"), ("ADDED", "end")]
+
+
+async def test_what_changed_into_something_unreadable_is_gone() -> None:
+    """A watch that cannot read an object says so; what was held of it is no longer there, and it is counted."""
+    cluster = Spoken(memory_cluster())
+    await cluster.create(rule("a"))
+    cluster.lines = [Notice(Change.MODIFIED, "7", unread=Key("", name)) for name in ("a", "never-read")]
+    cluster.lines.append(Notice(Change.ADDED, "8", rule("end").with_metadata(uid="u", resource_version="8")))
+    following = Following(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        await following.until(("ADDED", "end"))
+        tasks.cancel_scope.cancel()
+    assert following.told == [("ADDED", "a"), ("DELETED", "a"), ("ADDED", "end")]
+    assert following.informer.skipped == 2
+
+
+class Streaming(FaultyCluster):
+    """Offers lists as the beginning of watches; counts in `served` how often it was asked."""
+
+    def __init__(self, cluster: Cluster, *faults: UgalluError | None) -> None:
+        super().__init__(cluster, lambda _: None)
+        self.served = 0
+        self._faults = list(faults)
+
+    async def stream(
+        self, kind: type[R], *, namespace: str = "", labels: str = "", fields: str = ""
+    ) -> AsyncGenerator[Notice[R], None]:
+        self.served += 1
+        fault = self._faults.pop(0) if self._faults else None
+        if isinstance(fault, InvalidError):
+            raise fault
+        items, version = await list_all(self._cluster, kind)
+        for item in items:
+            yield Notice(Change.ADDED, item.metadata.resource_version, item)
+            if fault is not None:
+                raise fault
+        yield Notice(Change.BOOKMARK, version)
+        async for notice in self.watch(kind, since=version):
+            yield notice
+
+
+async def test_a_list_may_come_as_the_beginning_of_a_watch() -> None:
+    """Where the cluster offers it, nothing is listed; half a stream is never shown, and is begun anew."""
+    cluster = Streaming(memory_cluster(), UnavailableError("cut"))
+    for name in "abc":
+        await cluster.create(rule(name))
+    following = Following(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        await following.informer.synced.wait()
+        assert names(following.informer.objects.values()) == {"a", "b", "c"}
+        await cluster.delete(SigmaRule, "b")
+        await following.until(("DELETED", "b"))
+        tasks.cancel_scope.cancel()
+    assert following.told == [("ADDED", "a"), ("ADDED", "b"), ("ADDED", "c"), ("DELETED", "b")]
+    assert cluster.served == 2
+    assert not [call for call in cluster.calls if call.verb == "list"]
+
+
+async def test_a_server_that_serves_no_such_lists_is_asked_once() -> None:
+    """Then it is list and watch, as everywhere, without a pause."""
+    cluster = Streaming(memory_cluster(), InvalidError("sendInitialEvents is forbidden"))
+    await cluster.create(rule("a"))
+    following = Following(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        await following.informer.synced.wait()
+        await cluster.create(rule("b"))
+        await following.until(("ADDED", "b"))
+        tasks.cancel_scope.cancel()
+    assert cluster.served == 1
+    assert following.clock.slept == []
 
 
 @pytest.mark.parametrize("seed", range(5))
