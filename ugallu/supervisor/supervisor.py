@@ -14,7 +14,8 @@ import anyio.abc
 import msgspec
 import structlog
 
-from ugallu.api.bundle import AttestationBundle, BundlePhase
+from ugallu.api.bundle import BundlePhase
+from ugallu.api.marks import BundleMark
 from ugallu.api.meta import Resource
 from ugallu.bus.port import Bus
 from ugallu.clock import Clock
@@ -246,8 +247,8 @@ class Supervisor:
                 raise cell.failed
             if not cell.armed.is_set() and not stop.is_set():
                 self._log.warning("sources start without it", operator=cell.name, reason=cell.reason)
-            if AttestationBundle in cell.watched:
-                self._cache.view(AttestationBundle).listen(self._see_bundle)
+            if BundleMark in cell.watched:
+                self._cache.view(BundleMark).listen(self._see_bundle)
 
     def _settled_in(self) -> None:
         self._started()
@@ -398,7 +399,7 @@ class Supervisor:
             await self._clock.sleep(PROGRESS_SECONDS)
             on_progress(self.progress())
 
-    def _see_bundle(self, change: Change, bundle: AttestationBundle) -> None:
+    def _see_bundle(self, change: Change, bundle: BundleMark) -> None:
         if change is Change.DELETED or bundle.status.phase is not BundlePhase.SEALED:
             self._sealed.discard(bundle.metadata.uid)
         else:

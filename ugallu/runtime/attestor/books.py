@@ -4,8 +4,8 @@ import bisect
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ugallu.api.bundle import AttestationBundle, BundlePhase
-from ugallu.api.event import SecurityEvent
+from ugallu.api.bundle import BundlePhase
+from ugallu.api.marks import BundleMark, EventMark
 from ugallu.clock import Clock
 from ugallu.cluster.port import Change, View
 from ugallu.metrics import Metrics
@@ -26,9 +26,7 @@ class Books:
 
     name = "books"
 
-    def __init__(
-        self, events: View[SecurityEvent], bundles: View[AttestationBundle], clock: Clock, metrics: Metrics
-    ) -> None:
+    def __init__(self, events: View[EventMark], bundles: View[BundleMark], clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
         self._metrics = metrics
         self._owed: set[str] = set()
@@ -62,13 +60,13 @@ class Books:
         for stop in self._stop:
             stop()
 
-    def _event(self, change: Change, event: SecurityEvent) -> None:
+    def _event(self, change: Change, event: EventMark) -> None:
         if change is Change.DELETED or is_attested(event):
             self._owed.discard(event.metadata.uid)
         else:
             self._owed.add(event.metadata.uid)
 
-    def _bundle(self, change: Change, bundle: AttestationBundle) -> None:
+    def _bundle(self, change: Change, bundle: BundleMark) -> None:
         uid = bundle.metadata.uid
         entry = bundle.status.rekor_entry
         if entry is not None and entry.inclusion_proof is not None and entry.checkpoint:

@@ -3,7 +3,8 @@
 import hashlib
 
 from ugallu.api.bundle import LABEL_EVENT_UID, LABEL_SOURCE_UID, AttestationBundle, AttestationBundleSpec, BundlePhase
-from ugallu.api.event import LABEL_MANAGED_BY, SecurityEvent
+from ugallu.api.event import LABEL_MANAGED_BY
+from ugallu.api.marks import BundleMark, EventMark
 from ugallu.api.meta import Metadata
 from ugallu.cluster.port import AlreadyExistsError, Cluster, Key, View
 from ugallu.errors import PermanentError
@@ -21,18 +22,16 @@ CLUSTER_ANNOTATION = "ugallu.io/cluster-id"
 class Enqueue:
     """A Reconciler of SecurityEvents."""
 
-    watches = SecurityEvent
+    watches = EventMark
     at_once = 64
 
-    def __init__(
-        self, ports: Ports, cluster: Cluster, events: View[SecurityEvent], bundles: View[AttestationBundle]
-    ) -> None:
+    def __init__(self, ports: Ports, cluster: Cluster, events: View[EventMark], bundles: View[BundleMark]) -> None:
         self._ports = ports
         self._cluster = cluster
         self._events = events
         self._bundles = bundles
 
-    async def reconcile(self, event: SecurityEvent) -> After | None:
+    async def reconcile(self, event: EventMark) -> After | None:
         """Create the bundle if there is none; if it is sealed and the event does not say so, make it say so."""
         if is_attested(event):
             return None
@@ -41,8 +40,7 @@ class Enqueue:
             # A bundle under our name may belong to an event that had the name before, or to somebody else.
             if bundle.spec.attested_for.uid == event.metadata.uid:
                 if bundle.status.phase is BundlePhase.SEALED:
-                    await confirm(self._ports, bundle)
-                    await attest(self._cluster, bundle, event)
+                    await self._settle(name, event)
                 return None
         raise PermanentError(
             "all its bundle names belong to other events", where=f"SecurityEvent/{event.metadata.name}"
@@ -59,20 +57,27 @@ class Enqueue:
             if event is not None and key.name in names_of(event):
                 await self.reconcile(event)
 
-    async def _create(self, name: str, event: SecurityEvent) -> AttestationBundle:
+    async def _settle(self, name: str, event: EventMark) -> None:
+        """Say that an event is attested whose bundle says so, and is not to be believed unseen."""
+        bundle = await self._cluster.get(AttestationBundle, name)
+        if bundle.spec.attested_for.uid == event.metadata.uid and bundle.status.phase is BundlePhase.SEALED:
+            await confirm(self._ports, bundle)
+            await attest(self._cluster, bundle, event)
+
+    async def _create(self, name: str, event: EventMark) -> AttestationBundle:
         try:
             return await self._cluster.create(bundle_for(name, event))
         except AlreadyExistsError:
             return await self._cluster.get(AttestationBundle, name)
 
 
-def names_of(event: SecurityEvent) -> tuple[str, str]:
+def names_of(event: EventMark) -> tuple[str, str]:
     """Return the bundle's name, and the one to take when that belongs to an earlier event of the same name."""
     plain = f"{PREFIX}{event.metadata.name}"
     return plain, f"{plain}-{hashlib.sha256(event.metadata.uid.encode()).hexdigest()[:8]}"
 
 
-def bundle_for(name: str, event: SecurityEvent) -> AttestationBundle:
+def bundle_for(name: str, event: EventMark) -> AttestationBundle:
     """Return the bundle to create for an event."""
     return AttestationBundle(
         metadata=Metadata(

@@ -3,8 +3,7 @@
 from typing import ClassVar
 
 from ugallu import __version__
-from ugallu.api.bundle import AttestationBundle
-from ugallu.api.event import SecurityEvent
+from ugallu.api.marks import BundleMark, EventMark
 from ugallu.api.meta import GROUP, Config
 from ugallu.evidence.statement import Attestor as Author
 from ugallu.operator.contract import Grant, Operator, Parts, Placement, Workload
@@ -32,8 +31,8 @@ class Attestor(Operator[Config]):
     def build(self, config: Config, platform: Platform) -> Parts:  # noqa: ARG002 - nothing to configure yet
         """Open key, log and store, and return the two reconcilers."""
         ports = choose(platform)
-        events = platform.cache.view(SecurityEvent)
-        bundles = platform.cache.view(AttestationBundle)
+        events = platform.cache.view(EventMark)
+        bundles = platform.cache.view(BundleMark)
         author = Author(MANAGED_BY, __version__, platform.settings.instance)
         books = Books(events, bundles, platform.clock, platform.metrics)
         platform.metrics.gauge("ugallu_attestor_key_info", 1.0, mode=ports.signer.mode, key_id=ports.key.key_id)

@@ -4,6 +4,7 @@ import msgspec
 
 from ugallu.api.bundle import AttestationBundle
 from ugallu.api.event import EventPhase, SecurityEvent
+from ugallu.api.marks import BundleMark, EventMark
 from ugallu.cluster.port import Cluster, NotFoundError, OutdatedError, Preconditions, View
 from ugallu.errors import PermanentError
 
@@ -12,27 +13,30 @@ class ParentGoneError(PermanentError):
     """The event that a bundle is for does not exist any more, or another one bears its name."""
 
 
-async def find(cluster: Cluster, seen: View[SecurityEvent], bundle: AttestationBundle) -> SecurityEvent:
-    """Return the event of a bundle; raises `ParentGoneError`."""
+async def find(cluster: Cluster, bundle: AttestationBundle) -> SecurityEvent:
+    """Return the event of a bundle, the whole of it; raises `ParentGoneError`."""
     wanted = bundle.spec.attested_for
-    event = seen.get(wanted.name)
-    if event is None or event.metadata.uid != wanted.uid:
-        # The view may lag behind; only the cluster can say that something is gone.
-        try:
-            event = await cluster.get(SecurityEvent, wanted.name)
-        except NotFoundError as error:
-            raise ParentGoneError("the event is gone", where=f"SecurityEvent/{wanted.name}") from error
+    try:
+        event = await cluster.get(SecurityEvent, wanted.name)
+    except NotFoundError as error:
+        raise ParentGoneError("the event is gone", where=f"SecurityEvent/{wanted.name}") from error
     if event.metadata.uid != wanted.uid:
         raise ParentGoneError("another event bears this name now", where=f"SecurityEvent/{wanted.name}")
     return event
 
 
-def is_attested(event: SecurityEvent) -> bool:
+def says_attested(seen: View[EventMark], bundle: AttestationBundle | BundleMark) -> bool:
+    """Tell whether the event of a bundle is seen to say that it is attested; the view may lag behind."""
+    event = seen.get(bundle.spec.attested_for.name)
+    return event is not None and event.metadata.uid == bundle.spec.attested_for.uid and is_attested(event)
+
+
+def is_attested(event: SecurityEvent | EventMark) -> bool:
     """Tell whether the event already says that it is attested."""
     return event.status.phase in (EventPhase.ATTESTED, EventPhase.ARCHIVED)
 
 
-async def attest(cluster: Cluster, bundle: AttestationBundle, event: SecurityEvent) -> None:
+async def attest(cluster: Cluster, bundle: AttestationBundle, event: SecurityEvent | EventMark) -> None:
     """Say in the event's status that it is attested, unless it says so already or is gone."""
     if is_attested(event):
         return

@@ -26,6 +26,7 @@ from ugallu.api.bundle import (
     SigningMode,
 )
 from ugallu.api.event import EvidenceRef, SecurityEvent
+from ugallu.api.marks import BundleMark, EventMark
 from ugallu.api.meta import Condition, utc_seconds, with_condition
 from ugallu.clock import Clock
 from ugallu.cluster.port import Cluster, ForbiddenError, Key, NotFoundError, Preconditions, UnavailableError, View
@@ -48,7 +49,7 @@ from ugallu.metrics import Metrics
 from ugallu.operator.contract import After
 from ugallu.runtime.attestor.choose import Ports
 from ugallu.runtime.attestor.enqueue import CLUSTER_ANNOTATION
-from ugallu.runtime.attestor.parent import ParentGoneError, attest, find, is_attested
+from ugallu.runtime.attestor.parent import ParentGoneError, attest, find, is_attested, says_attested
 from ugallu.runtime.attestor.proof import confirm
 
 PARENT_GONE = "ParentGone"
@@ -88,14 +89,14 @@ Made = tuple[Draft, dict[str, Any]]
 class Reseal:
     """A Reconciler of AttestationBundles."""
 
-    watches = AttestationBundle
+    watches = BundleMark
     at_once = 64
 
     def __init__(
         self,
         ports: Ports,
         cluster: Cluster,
-        events: View[SecurityEvent],
+        events: View[EventMark],
         *,
         attestor: statement.Attestor,
         again: Callable[[Key], Awaitable[None]],
@@ -124,8 +125,17 @@ class Reseal:
             Stage.ARCHIVE: self._archive,
         }
 
-    async def reconcile(self, bundle: AttestationBundle) -> After | None:
+    async def reconcile(self, mark: BundleMark) -> After | None:
         """Bring the bundle as far as it goes; `After` when a stage failed and is to be tried again."""
+        if mark.status.phase is BundlePhase.SEALED and says_attested(self._events, mark):
+            return None
+        try:
+            bundle = await self._cluster.get(AttestationBundle, mark.metadata.name)
+        except NotFoundError:
+            return None
+        return await self._advance(bundle)
+
+    async def _advance(self, bundle: AttestationBundle) -> After | None:
         if bundle.spec.attested_for.kind != SecurityEvent.kind_info.name:
             raise PermanentError(
                 f"cannot attest a {bundle.spec.attested_for.kind[:63]!r}",
@@ -177,7 +187,7 @@ class Reseal:
 
     async def _freeze(self, bundle: AttestationBundle, draft: Draft) -> Made:
         """Fix what will be signed, time included, and keep it."""
-        event = await find(self._cluster, self._events, bundle)
+        event = await find(self._cluster, bundle)
         spec = statement.spec_bytes(event)
         payload = statement.event_statement(event, self._attestor, self._clock.now(), content=spec)
         draft = Draft(spec, payload)
@@ -267,8 +277,10 @@ class Reseal:
 
         Staging goes first: while the event is not attested, somebody still comes by here.
         """
+        if says_attested(self._events, bundle):
+            return None
         try:
-            event = await find(self._cluster, self._events, bundle)
+            event = await find(self._cluster, bundle)
         except ParentGoneError:
             return None
         if is_attested(event):

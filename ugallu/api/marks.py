@@ -1,0 +1,66 @@
+"""What stays in memory of events and bundles: who they are and how far they have come.
+
+There are tens of thousands of them, nearly all sealed, and who has to do with one reads the whole of it then.
+"""
+
+import datetime as dt
+from typing import ClassVar
+
+from ugallu.api.bundle import AttestationBundle, BundlePhase
+from ugallu.api.event import ClusterIdentity, EventPhase, SecurityEvent
+from ugallu.api.meta import Kind, ObjectReference, Resource, Wire
+
+
+class EventMarkSpec(Wire, frozen=True, kw_only=True):
+    """Where the fact was observed."""
+
+    cluster_identity: ClusterIdentity = ClusterIdentity()
+
+
+class EventMarkStatus(Wire, frozen=True, kw_only=True):
+    """How far the event has come."""
+
+    phase: EventPhase | None = None
+
+
+class EventMark(Resource, frozen=True, kw_only=True):
+    """A SecurityEvent without its fact."""
+
+    kind_info: ClassVar[Kind] = SecurityEvent.kind_info
+    spec: EventMarkSpec = EventMarkSpec()
+    status: EventMarkStatus = EventMarkStatus()
+
+
+class ProofMark(Wire, frozen=True, kw_only=True):
+    """How large the log was when it proved the entry."""
+
+    tree_size: int
+
+
+class EntryMark(Wire, frozen=True, kw_only=True):
+    """What the log has signed for."""
+
+    inclusion_proof: ProofMark | None = None
+    checkpoint: str = ""
+
+
+class BundleMarkSpec(Wire, frozen=True, kw_only=True):
+    """What is signed."""
+
+    attested_for: ObjectReference = ObjectReference()
+
+
+class BundleMarkStatus(Wire, frozen=True, kw_only=True):
+    """How far the bundle has come, and when it is to go on."""
+
+    phase: BundlePhase | None = None
+    rekor_entry: EntryMark | None = None
+    next_attempt_at: dt.datetime | None = None
+
+
+class BundleMark(Resource, frozen=True, kw_only=True):
+    """An AttestationBundle without its proof."""
+
+    kind_info: ClassVar[Kind] = AttestationBundle.kind_info
+    spec: BundleMarkSpec = BundleMarkSpec()
+    status: BundleMarkStatus = BundleMarkStatus()
