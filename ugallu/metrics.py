@@ -62,6 +62,11 @@ CATALOGUE: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
         ("operator", "detector"),
     ),
     "ugallu_reconcile_total": ("counter", "Reconciliations by outcome.", ("operator", "kind", "outcome")),
+    "ugallu_cluster_requests_total": (
+        "counter",
+        "Requests to the API server, watches at their start.",
+        ("verb", "outcome"),
+    ),
     "ugallu_cache_objects": ("gauge", "Objects held by the informer cache.", ("kind",)),
     "ugallu_cache_bytes": ("gauge", "Memory of the objects held by the informer cache, from a sample.", ("kind",)),
     "ugallu_cache_unread_total": ("counter", "Objects and changes that did not decode.", ("kind",)),

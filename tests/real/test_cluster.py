@@ -1,0 +1,43 @@
+"""A real API server passes the battery that the embedded cluster passes, unchanged."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.rig.cluster import ApiServer
+from ugallu.api.crd import crd
+from ugallu.api.kinds import KINDS
+from ugallu.cluster.kubernetes import auth
+from ugallu.cluster.kubernetes.client import KubernetesCluster
+from ugallu.cluster.port import Cluster
+from ugallu.testing.contracts.cluster import ClusterContract
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def served(api: ApiServer) -> ApiServer:
+    """Return the API with every kind of ours."""
+    api.apply(*(crd(kind) for kind in KINDS))
+    api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    return api
+
+
+class TestKubernetes(ClusterContract):
+    collects_garbage = False
+
+    @pytest.fixture
+    async def cluster(self, served: ApiServer) -> AsyncIterator[Cluster]:
+        cluster = await KubernetesCluster.open(auth.from_kubeconfig(served.kubeconfig))
+        yield cluster
+        await cluster.close()
+
+    @pytest.fixture(autouse=True)
+    def _api(self, served: ApiServer) -> None:
+        self.api = served
+
+    async def forget_history(self, cluster: Cluster) -> bool:
+        self.api.etcd.compact()
+        # The API server remembers on its own what the store has forgotten, until it starts anew.
+        self.api.restart()
+        return True
