@@ -33,7 +33,7 @@ RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
 RUN find /opt/ugallu -name '*.so*' -type f -exec strip --strip-unneeded {} +
 COPY . .
 RUN /build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheel . \
- && /build/bin/pip --python /opt/ugallu/bin/python install --no-index --no-deps /wheel/*.whl \
+ && /build/bin/pip --python /opt/ugallu/bin/python install --no-index --no-deps --find-links /wheel ugallu \
  && rm -rf /opt/ugallu/bin/[Aa]ctivate* /opt/ugallu/include
 
 

