@@ -2,15 +2,17 @@
 
 from collections.abc import AsyncIterator
 
+import anyio
 import pytest
 
 from tests.rig.cluster import ApiServer
 from ugallu.api.crd import crd
 from ugallu.api.kinds import KINDS
+from ugallu.api.sigma import SigmaRule
 from ugallu.cluster.kubernetes import auth
 from ugallu.cluster.kubernetes.client import KubernetesCluster
-from ugallu.cluster.port import Cluster
-from ugallu.testing.contracts.cluster import ClusterContract
+from ugallu.cluster.port import Cluster, UnavailableError
+from ugallu.testing.contracts.cluster import ClusterContract, rule, unique
 
 pytestmark = pytest.mark.real
 
@@ -37,7 +39,16 @@ class TestKubernetes(ClusterContract):
         self.api = served
 
     async def forget_history(self, cluster: Cluster) -> bool:
+        await cluster.create(rule(unique("busy")))
         self.api.etcd.compact()
         # The API server remembers on its own what the store has forgotten, until it starts anew.
         self.api.restart()
-        return True
+        with anyio.fail_after(30):
+            # Ready comes before the kinds that were added to it.
+            while True:
+                try:
+                    await cluster.list(SigmaRule, limit=1)
+                except UnavailableError:
+                    await anyio.sleep(0.1)
+                else:
+                    return True

@@ -286,7 +286,7 @@ def _refuse_moves(kind: Kind, before: Document, changes: Mapping[str, Any], wher
         if changes.get(field, value) != value:
             raise InvalidError(f"{field}: cannot be changed", where=where)
     metadata, fixed = changes.get("metadata") or {}, before["metadata"]
-    for field in ("name", "namespace", "creationTimestamp", "deletionTimestamp"):
+    for field in ("name", "namespace", "deletionTimestamp"):
         if metadata.get(field) is not None and metadata[field] != fixed.get(field):
             raise InvalidError(f"metadata.{field}: cannot be changed", where=where)
     for field in ("name", "namespace"):

@@ -97,7 +97,7 @@ def plain(message: str) -> str:
     return line if len(line) <= _MESSAGE else line[:_MESSAGE] + "..."
 
 
-def seconds(retry_after: str | None, now: dt.datetime) -> float | None:
+def asked_to_wait(retry_after: str | None, now: dt.datetime) -> float | None:
     """Return what a `Retry-After` header asks for: seconds, or a date (RFC 9110, 10.2.3)."""
     if not retry_after:
         return None

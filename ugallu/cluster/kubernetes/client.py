@@ -1,7 +1,8 @@
 """`KubernetesCluster`: the port over a real API server. Bytes go straight into the caller's Struct and back."""
 
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, Self, TypeVar, cast
 
 import msgspec
@@ -24,6 +25,7 @@ R = TypeVar("R", bound=Resource)
 OBJECT_BYTES: Final = 32 << 20
 PAGE_BYTES: Final = 64 << 20
 """A page that does not fit is asked for again by halves: 500 objects of the largest size would be 750 MB."""
+_TRIES: Final = 5
 _UNAPPLIED: Final = ("generation", "creationTimestamp", "deletionTimestamp")
 """Of metadata, what the server alone says; `uid` and `resourceVersion` are preconditions."""
 
@@ -65,9 +67,7 @@ class KubernetesCluster:
 
     async def get(self, kind: type[R], name: str, namespace: str = "") -> R:
         """Return one object, or raise `NotFoundError`."""
-        info = kind.kind_info
-        call = Call("get", "GET", item(info, namespace, name), where=place(info, namespace, name), lane=_lane(kind))
-        return await self._one(kind, call)
+        return await self._one(kind, _reading(kind, name, namespace))
 
     async def list(
         self,
@@ -117,6 +117,9 @@ class KubernetesCluster:
     async def create(self, resource: R) -> R:
         """Store a new object and return it as stored."""
         kind, metadata = type(resource), resource.metadata
+        if metadata.resource_version:
+            # A server answers this with a 500, as if trying again could help.
+            raise InvalidError("resourceVersion must not be set on create", where=kind.kind_info.plural)
         path = home(kind.kind_info, metadata.namespace)
         where = place(kind.kind_info, metadata.namespace, metadata.name or metadata.generate_name)
         return await self._one(kind, Call("create", "POST", path, _encode(resource), where=where, lane=_lane(kind)))
@@ -137,7 +140,8 @@ class KubernetesCluster:
         path += query({"fieldManager": manager, "force": "true"})
         # The type says YAML, of which JSON is a part; `apply-patch+json` does not exist in every version.
         content = "application/apply-patch+yaml"
-        return await self._one(kind, Call("apply", "PATCH", path, _encode(document), content, where, _lane(kind)))
+        with _outdated(metadata.uid):
+            return await self._one(kind, Call("apply", "PATCH", path, _encode(document), content, where, _lane(kind)))
 
     async def patch(
         self, kind: type[R], name: str, patch: Mapping[str, Any], namespace: str = "", *, when: Preconditions = ANY
@@ -149,8 +153,21 @@ class KubernetesCluster:
     async def patch_status(
         self, kind: type[R], name: str, patch: Mapping[str, Any], namespace: str = "", *, when: Preconditions = ANY
     ) -> R:
-        """Merge-patch status."""
-        return await self._patch(kind, name, namespace, {"status": patch}, part="status", when=when)
+        """Merge-patch status. A uid alone as precondition costs a read: servers ignore it in patches of status."""
+        changes = {"status": patch}
+        if not when.uid or when.resource_version:
+            return await self._patch(kind, name, namespace, changes, part="status", when=when)
+        for _ in range(_TRIES):
+            seen = await self._one(Resource, _reading(kind, name, namespace))
+            if seen.metadata.uid != when.uid:
+                break
+            version = Preconditions(resource_version=seen.metadata.resource_version)
+            try:
+                return await self._patch(kind, name, namespace, changes, part="status", when=version)
+            except OutdatedError:
+                continue
+        where = place(kind.kind_info, namespace, name)
+        raise OutdatedError(f"the uid is not {when.uid}, or it changes all the time", where=where, fix="read it again")
 
     async def delete(self, kind: type[R], name: str, namespace: str = "", *, when: Preconditions = ANY) -> None:
         """Delete one object, or raise `NotFoundError`."""
@@ -201,13 +218,8 @@ class KubernetesCluster:
             if not isinstance(metadata, Mapping):
                 raise InvalidError("metadata is no object", where=where)
             changes["metadata"] = {**metadata, **{key: value for key, value in required.items() if value}}
-        try:
+        with _outdated(when.uid):
             return await self._one(kind, Call("patch", "PATCH", path, _encode(changes), content, where, _lane(kind)))
-        except InvalidError as error:
-            # Of a patch, a uid is no precondition to the server but a field that cannot change.
-            if when.uid and "metadata.uid" in error.what:
-                raise OutdatedError(error.what, where=error.where, fix="read it again") from error
-            raise
 
     async def _one(self, kind: type[R], call: Call) -> R:
         answer = await self._transport.call(call, limit=OBJECT_BYTES)
@@ -219,7 +231,7 @@ class KubernetesCluster:
         info = kind.kind_info
         where = place(info, namespace, "")
         if not initial and not _is_version(asked["resourceVersion"]):
-            # To the server these mean: from anywhere, and what there is as ADDED.
+            # Nothing and zero mean to a server: from anywhere, and what there is as ADDED.
             raise InvalidError(f"{asked['resourceVersion']!r} is no resourceVersion to watch from", where=where)
         patience = self._transport.patience
         lasting = int(patience.watch * self._random.uniform(0.75, 1.25))
@@ -246,6 +258,22 @@ def _lane(kind: type[Resource]) -> Lane:
     return Lane.LEASES if (info.group, info.name) == (lease.group, lease.name) else Lane.CALLS
 
 
+def _reading(kind: type[Resource], name: str, namespace: str) -> Call:
+    info = kind.kind_info
+    return Call("get", "GET", item(info, namespace, name), where=place(info, namespace, name), lane=_lane(kind))
+
+
+@contextmanager
+def _outdated(uid: str) -> Iterator[None]:
+    """Raise what a uid that does not hold means: to the server it is no precondition but a field that cannot change."""
+    try:
+        yield
+    except InvalidError as error:
+        if uid and "metadata.uid" in error.what:
+            raise OutdatedError(error.what, where=error.where, fix="read it again") from error
+        raise
+
+
 def _encode(value: Mapping[str, Any] | Resource) -> bytes:
     """Return JSON, or raise `InvalidError` for what is none."""
     try:
@@ -255,4 +283,5 @@ def _encode(value: Mapping[str, Any] | Resource) -> bytes:
 
 
 def _is_version(since: str) -> bool:
-    return bool(since) and since != "0"
+    # Decimal integers, as KEP-5504 has it. A server answers other words with a 500, as if trying again could help.
+    return since.isascii() and since.isdigit() and since.strip("0") != ""

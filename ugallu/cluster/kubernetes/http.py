@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import aiohttp
-import anyio
+import anyio.lowlevel
 import msgspec
 from aiohttp.typedefs import StrOrURL
 from yarl import URL
 
 from ugallu import __version__
 from ugallu.clock import Clock
-from ugallu.cluster.kubernetes.answers import refusal, seconds, status_of
+from ugallu.cluster.kubernetes.answers import asked_to_wait, refusal, status_of
 from ugallu.cluster.kubernetes.auth import Access
 from ugallu.cluster.kubernetes.identity import Identity
 from ugallu.cluster.port import (
@@ -109,37 +109,45 @@ class Transport:
         self._clock = clock
         self._metrics = metrics
         self._lanes: dict[Lane, aiohttp.ClientSession] = {}
+        self._calls: set[anyio.CancelScope] = set()
+        self._streams: set[aiohttp.ClientResponse] = set()
 
     async def call(self, call: Call, *, limit: int) -> Answer:
         """Send one request and return its answer; raises the port's errors."""
         within = self.patience.lease if call.lane is Lane.LEASES else self.patience.call
-        with self._counted(call.verb), _translated(call.where), anyio.fail_after(within):
+        with self._counted(call.verb), _translated(call.where), self._open(within):
             response = await self._send(call, self._pace(self.patience.silence))
             try:
                 body = await _body(response, limit, call.where)
             finally:
                 response.release()
             return Answer(body, response.headers.get("Date", ""))
+        raise UnavailableError("the cluster is closed", where=call.where)
 
     @contextlib.asynccontextmanager
     async def stream(self, call: Call, *, quiet: float | None) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open an answer that goes on, as chunks of bytes; silence for longer than `quiet` seconds is an error."""
-        with self._counted(call.verb), _translated(call.where):
+        with self._counted(call.verb), _translated(call.where), self._open(self.patience.call):
             response = await self._send(call, self._pace(quiet))
+            self._streams.add(response)
+        if self.closed:
+            raise UnavailableError("the cluster is closed", where=call.where)
         chunks = self._chunks(response, call.where)
         try:
             yield chunks
         finally:
             await chunks.aclose()
-            # Never back into the pool: there is no end to wait for.
-            response.close()
+            self._streams.discard(response)
+            _cut(response)
 
     @contextlib.asynccontextmanager
     async def websocket(self, call: Call, protocols: tuple[str, ...]) -> AsyncIterator[Socket]:
         """Open a WebSocket that speaks one of these protocols."""
         identity = await self.access.identity()
-        with self._counted(call.verb), _translated(call.where), anyio.fail_after(self.patience.silence):
+        with self._counted(call.verb), _translated(call.where), self._open(self.patience.silence):
             socket_ = await self._websocket(call, protocols, identity)
+        if self.closed:
+            raise UnavailableError("the cluster is closed", where=call.where)
         try:
             yield socket_
         finally:
@@ -151,9 +159,27 @@ class Transport:
     async def close(self) -> None:
         """Close all connections; what is under way fails, watches end."""
         self.closed = True
+        for scope in tuple(self._calls):
+            scope.cancel()
+        # Closing the session alone would leave their readers waiting.
+        for response in tuple(self._streams):
+            _cut(response)
         lanes, self._lanes = list(self._lanes.values()), {}
         for session in lanes:
             await session.close()
+        # asyncio closes sockets in turns of its own, and complains when there is no next turn.
+        for _ in range(2):
+            await anyio.lowlevel.checkpoint()
+
+    @contextlib.contextmanager
+    def _open(self, seconds: float) -> Iterator[None]:
+        """Raise `TimeoutError` after so many seconds; leave early when we are closed."""
+        with anyio.fail_after(seconds) as scope:
+            self._calls.add(scope)
+            try:
+                yield
+            finally:
+                self._calls.discard(scope)
 
     def _session(self, lane: Lane) -> aiohttp.ClientSession:
         if self.closed:
@@ -242,7 +268,7 @@ class Transport:
                 "answered with a redirect: what answers is no API server", where=where, fix="check the server's URL"
             )
         body = await _body(response, _REFUSAL_BYTES, where)
-        asked = seconds(response.headers.get("Retry-After"), self._clock.now())
+        asked = asked_to_wait(response.headers.get("Retry-After"), self._clock.now())
         return refusal(response.status, status_of(body), where=where, retry_after=asked)
 
     async def _chunks(self, response: aiohttp.ClientResponse, where: str) -> AsyncGenerator[bytes, None]:
@@ -277,6 +303,14 @@ def _socket(address: Any) -> socket.socket:  # noqa: ANN401 - aiohttp's AddrInfo
     return made
 
 
+def _cut(response: aiohttp.ClientResponse) -> None:
+    """End an answer before its end, at once: a polite end of TLS waits half a minute for one who is gone."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
+    response.close()
+
+
 async def _body(response: aiohttp.ClientResponse, limit: int, where: str) -> bytes:
     parts: list[bytes] = []
     size = response.content_length or 0
@@ -289,7 +323,7 @@ async def _body(response: aiohttp.ClientResponse, limit: int, where: str) -> byt
             parts.append(part)
         else:
             return b"".join(parts)
-    response.close()
+    _cut(response)
     raise TooLargeError(f"the answer is larger than {limit} bytes", where=where)
 
 

@@ -31,11 +31,10 @@ def collection(kind: Kind, namespace: str = "") -> str:
 
 
 def home(kind: Kind, namespace: str) -> str:
-    """Return the path that objects are created under; raises `InvalidError` for a namespaced kind without one."""
+    """Return the path that objects are created under; raises `InvalidError` for a namespace too many or too few."""
     if kind.namespaced and not namespace:
         raise InvalidError("a namespace is required", where=kind.plural)
-    # What names a namespace and has none is left to the server, which says what is wrong with it.
-    return collection(kind, namespace if kind.namespaced else "")
+    return collection(kind, namespace)
 
 
 def item(kind: Kind, namespace: str, name: str, part: str = "") -> str:

@@ -89,12 +89,18 @@ class Patching(Abilities):
         assert [each.reason for each in patched.status.conditions] == ["Armed"]
         assert patched.spec == made.spec
 
-    @pytest.mark.parametrize("metadata", [{"name": "another"}, {"creationTimestamp": "2001-01-01T00:00:00Z"}], ids=str)
+    @pytest.mark.parametrize("metadata", [{"name": "another"}, {"deletionTimestamp": "2001-01-01T00:00:00Z"}], ids=str)
     async def test_a_patch_cannot_make_it_another_object(self, cluster: Cluster, metadata: dict[str, str]) -> None:
-        """Name and creation time are for ever."""
+        """A name is for ever, and deletion has a verb of its own."""
         name = (await cluster.create(rule(unique()))).metadata.name
         with pytest.raises(InvalidError):
             await cluster.patch(SigmaRule, name, {"metadata": metadata})
+
+    async def test_what_the_cluster_counts_stays_as_it_is(self, cluster: Cluster) -> None:
+        """A patch of creation time or generation changes nothing."""
+        made = await cluster.create(rule(unique()))
+        ours = {"creationTimestamp": "2001-01-01T00:00:00Z", "generation": 7}
+        assert await cluster.patch(SigmaRule, made.metadata.name, {"metadata": ours}) == made
 
     async def test_preconditions_guard_every_write(self, cluster: Cluster) -> None:
         """A uid or resourceVersion that does not hold is Outdated and changes nothing; one that holds lets through."""
