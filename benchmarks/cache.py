@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -112,8 +113,8 @@ async def ugallu(kubeconfig: str, changes: int) -> None:
 
 
 async def kubernetes_asyncio(kubeconfig: str, changes: int) -> None:
-    from kubernetes_asyncio import client, config, watch
-
+    client, config = import_module("kubernetes_asyncio.client"), import_module("kubernetes_asyncio.config")
+    watch = import_module("kubernetes_asyncio.watch")
     await config.load_kube_config(kubeconfig)
     async with client.ApiClient() as connection:
         pods = client.CoreV1Api(connection)
@@ -133,10 +134,8 @@ async def kubernetes_asyncio(kubeconfig: str, changes: int) -> None:
 
 
 async def lightkube(kubeconfig: str, changes: int) -> None:
-    from lightkube import AsyncClient, KubeConfig
-    from lightkube.resources.core_v1 import Pod
-
-    client = AsyncClient(KubeConfig.from_file(kubeconfig))
+    library, Pod = import_module("lightkube"), import_module("lightkube.resources.core_v1").Pod  # noqa: N806 - a class
+    client = library.AsyncClient(library.KubeConfig.from_file(kubeconfig))
     meter = Meter(changes)
     listing = client.list(Pod, namespace="*", chunk_size=PAGE)
     held = {item.metadata.uid: item async for item in listing}
@@ -211,9 +210,7 @@ class Recorded:
 
 async def make(kubeconfig: str, count: int) -> None:
     """Create what is missing of so many Pods, each with the status of one that runs."""
-    from kubernetes_asyncio import client, config
-    from kubernetes_asyncio.client.exceptions import ApiException
-
+    client, config = import_module("kubernetes_asyncio.client"), import_module("kubernetes_asyncio.config")
     await config.load_kube_config(kubeconfig)
     async with client.ApiClient(pool_threads=1) as connection:
         core = client.CoreV1Api(connection)
@@ -221,7 +218,7 @@ async def make(kubeconfig: str, count: int) -> None:
         async def settle(call: Any) -> None:  # noqa: ANN401 - a coroutine of theirs
             try:
                 await call
-            except ApiException as error:
+            except client.ApiException as error:
                 if error.status != 409:
                     raise
 
@@ -236,12 +233,13 @@ async def make(kubeconfig: str, count: int) -> None:
             await core.patch_namespaced_pod_status(name, NAMESPACE, body, _content_type="application/merge-patch+json")
 
         await _in_parallel(range(count), one)
+        # Whoever lists first would otherwise wait for what the server has yet to do once.
+        await core.list_pod_for_all_namespaces(_preload_content=False)
 
 
 async def touch(kubeconfig: str, pods: int, changes: int) -> None:
     """Change Pods one after the other, many at a time."""
-    from kubernetes_asyncio import client, config
-
+    client, config = import_module("kubernetes_asyncio.client"), import_module("kubernetes_asyncio.config")
     await config.load_kube_config(kubeconfig)
     async with client.ApiClient(pool_threads=1) as connection:
         core = client.CoreV1Api(connection)

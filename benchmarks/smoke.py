@@ -11,13 +11,14 @@ from benchmarks.replay import measure
 SMALL = {
     # The arguments that make each one short.
     "audit_source": (),
+    "cache": ("--pods", "200", "--changes", "500"),
     "emit": ("500",),
     "journal": (),
     "matcher": ("--quick",),
     "rest": ("--runs", "1"),
     "seal": ("100",),
 }
-APART = {"__init__", "lines", "make_rules", "replay", "smoke"}
+APART = {"__init__", "lines", "make_rules", "pods", "replay", "smoke"}
 """What is no benchmark, and the one that is called below."""
 
 
