@@ -6,6 +6,7 @@
 """
 
 import gc
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ugallu.bus.bus import LocalBus
 from ugallu.bus.port import Bus
 from ugallu.clock import Clock, SystemClock
 from ugallu.cluster.cache import SharedCache
+from ugallu.cluster.fence import Fenced
 from ugallu.cluster.lease import Election
 from ugallu.cluster.port import Cache, Cluster
 from ugallu.emit.emitter import JournalEmitter
@@ -244,9 +246,13 @@ async def assembled(
                 cluster=identity,
             )
             emitter = JournalEmitter(origin, journal, clock, metrics, own)
+            election = _election(
+                operator, cluster, instance=settings.instance, namespace=namespace, clock=clock, log=own
+            )
+            lent = lend(operator) if lend else cluster
             platform = Platform(
                 identity=identity,
-                cluster=lend(operator) if lend else cluster,
+                cluster=lent if election is None else Fenced(lent, election.leads),
                 cache=cache,
                 emitter=emitter,
                 clock=clock,
@@ -266,9 +272,7 @@ async def assembled(
                     emitter=emitter,
                     shared=supervisor.want,
                     changed=supervisor.poke,
-                    election=_election(
-                        operator, cluster, instance=settings.instance, namespace=namespace, clock=clock, log=own
-                    ),
+                    election=election,
                 )
             )
         yield Process(settings, cluster, journal, built, supervisor, metrics, clock, log, bus, cache)
@@ -309,6 +313,7 @@ def _election(
         clock,
         name=lease_of(operator),
         namespace=namespace,
-        identity=instance,
+        # Two processes of one machine must not take each other for themselves.
+        identity=f"{instance}_{uuid.uuid4().hex[:12]}",
         failed=lambda error: log.warning("lease", error=str(error)),
     )
