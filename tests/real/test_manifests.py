@@ -212,7 +212,7 @@ def uninstall(cluster: ControlPlane, folder: Path) -> None:
     """
     kinds = cluster.kubectl("api-resources", "--api-group=security.ugallu.io", "-o", "name").split()
     cluster.kubectl("get", ",".join(kinds), "-A")
-    cluster.kubectl("delete", "-k", str(folder), "--wait=true", "--timeout=90s")
+    cluster.kubectl("delete", "--ignore-not-found", "-k", str(folder), "--timeout=90s")
     cluster.wait("everything gone", lambda: not ours(cluster), 60)
 
 

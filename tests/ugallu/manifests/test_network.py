@@ -1,0 +1,31 @@
+"""Who may talk to whom."""
+
+from ugallu.manifests.network import of_namespaces, of_role
+from ugallu.manifests.roles import roles
+from ugallu.supervisor.registry import installed
+
+
+def test_both_namespaces_start_from_nothing() -> None:
+    """Whatever is not opened is closed, both ways, for every Pod."""
+    for strict in (False, True):
+        made = list(of_namespaces(strict=strict))
+        closed = [d for d in made if d["metadata"]["name"] == "ugallu-default-deny"]
+        assert {d["metadata"]["namespace"] for d in closed} == {"ugallu-system", "ugallu-system-privileged"}
+        assert all(d["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} for d in closed)
+
+
+def test_strict_leaves_no_way_to_an_unknown_address() -> None:
+    """Each rule of the hardened overlay says to or from whom."""
+    for document in of_namespaces(strict=True):
+        spec = document["spec"]
+        assert all("to" in rule for rule in spec.get("egress", []))
+        assert all(peer != {"namespaceSelector": {}} for rule in spec.get("ingress", []) for peer in rule["from"])
+
+
+def test_a_role_opens_what_it_serves_for_its_own_pods() -> None:
+    """The webhook's port is open on the Pods of the webhook, and on no others."""
+    opened = {role.name: list(of_role(role)) for role in roles([line.load() for line in installed().values()])}
+    (policy,) = opened["audit-webhook"]
+    assert policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "audit-webhook"
+    assert policy["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8443}]}]
+    assert opened["attestor"] == opened["audit-file"] == []
