@@ -1,5 +1,6 @@
 """The image that users build: what is in it, what is not, and that it runs as a Pod of ours does."""
 
+import gzip
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from tests.rig import image
+from tests.rig.ground import wait
 from tests.rig.node import Node
 from ugallu import __version__
 
@@ -148,42 +150,95 @@ def test_every_dependency_has_a_wheel_for_arm64(tmp_path: Path) -> None:
     assert all("aarch64" in url or "-none-any" in url for url in urls)
 
 
-def installation(tmp_path: Path) -> Path:
-    """The overlay `local` with this image, on a cluster that has no volumes to give."""
-    there = Path(os.path.relpath(ROOT / "manifests", tmp_path))
+AUDIT_LOG = "/var/lib/ugallu/audit.log"
+PUT = f"import sys; open({AUDIT_LOG!r}, 'wb').write(sys.stdin.buffer.read())"
+SYSTEM = "--namespace=ugallu-system"
+
+
+def installation(node: Node, folder: Path) -> Path:
+    """The overlay `local` with this image, on a cluster without volumes whose API server has an unusual port."""
+    there = Path(os.path.relpath(ROOT / "manifests", folder))
     name, _, tag = image.NAME.partition(":")
+    port = {"op": "add", "path": "/spec/egress/0/ports/-", "value": {"protocol": "TCP", "port": node.port}}
+    variable = {"name": "UGALLU_AUDIT_FILES", "value": AUDIT_LOG}
+    log = {"op": "add", "path": "/spec/template/spec/containers/0/env/-", "value": variable}
     listing = {
         "resources": [str(there / "overlays" / "local")],
         "components": [str(there / "components" / "ephemeral")],
         "images": [{"name": "ugallu", "newName": name, "newTag": tag}],
+        "patches": [
+            {"target": {"kind": "NetworkPolicy", "name": "ugallu-api-server"}, "patch": yaml.safe_dump([port])},
+            {"target": {"kind": "Deployment", "name": "ugallu-local"}, "patch": yaml.safe_dump([log])},
+        ],
     }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(listing))
-    return tmp_path
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(listing))
+    return folder
 
 
-def test_a_pod_of_the_image_is_ready(node: Node, archive: Path, tmp_path: Path) -> None:
-    """On a real node, installed from the overlay: with its own account, rights and security context it becomes Ready."""
+def webhook_secrets(node: Node, folder: Path) -> list[dict[str, Any]]:
+    """What a user brings: the certificate that API servers trust, and the token that they show."""
+    key, certificate = folder / "tls.key", folder / "tls.crt"
+    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subject = ["-subj", "/CN=ugallu", "-days", "1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*request, *subject], check=True, capture_output=True)
+    contents = {
+        "ugallu-audit-webhook-tls": {"tls.crt": certificate.read_text(), "tls.key": key.read_text()},
+        "ugallu-audit-webhook-token": {"token": "0123456789abcdef0123456789abcdef"},
+    }
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": "ugallu-system"},
+            "stringData": content,
+        }
+        for name, content in contents.items()
+    ]
+
+
+def test_a_pod_of_the_image_detects_and_seals(node: Node, archive: Path, tmp_path: Path) -> None:
+    """Installed from an overlay, with the generated account, rights and security context, it gets ready and stays up.
+
+    What it reads becomes an event with sealed evidence, in the cluster.
+    """
     node.load(archive)
     assert image.NAME in node.images()
-    folder = installation(tmp_path)
-    node.kubectl("apply", "--server-side", "-k", str(folder))
+    folder = installation(node, tmp_path)
+    node.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ugallu-system"}})
+    node.apply(*webhook_secrets(node, tmp_path))
+    node.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(folder))
     try:
-        node.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        pod = node.wait("a Pod that is ready", lambda: ready(node), 90)
-        (status,) = pod["status"]["containerStatuses"]
-        assert status["restartCount"] == 0
+        pod = wait("a Pod that is ready", lambda: ready(node), 60, every=0.2, hint=lambda: said(node))
         assert pod["spec"]["serviceAccountName"] == "ugallu-local"
-        assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+        (container,) = pod["spec"]["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+        name = pod["metadata"]["name"]
+        node.kubectl("apply", "--server-side", "-f", str(ROOT / "examples" / "rules" / "cluster-admin-granted.yaml"))
+        recorded = gzip.decompress((ROOT / "examples" / "audit.jsonl.gz").read_bytes()).decode()
+        node.kubectl("exec", "--stdin", SYSTEM, name, "--", "python3", "-c", PUT, stdin=recorded)
+        wait("a sealed event", lambda: attested(node), 60, every=0.2, hint=lambda: said(node))
+        assert ready(node)["status"]["containerStatuses"][0]["restartCount"] == 0
     finally:
-        node.kubectl("delete", "-k", str(folder), "--wait=false")
+        node.kubectl("delete", "-k", str(folder), "--ignore-not-found", "--wait=false")
 
 
-def ready(node: Node) -> dict[str, Any] | None:
-    label = "--selector=app.kubernetes.io/component=local"
-    listed = json.loads(node.kubectl("get", "pods", "--namespace=ugallu-system", label, "--output=json"))["items"]
-    for pod in listed:
+def ready(node: Node) -> dict[str, Any]:
+    """The Pod, once it is ready; before, nothing."""
+    listed = node.kubectl("get", "pods", SYSTEM, "--selector=app.kubernetes.io/component=local", "--output=json")
+    for pod in json.loads(listed)["items"]:
         conditions = {entry["type"]: entry["status"] for entry in pod["status"].get("conditions", [])}
         if conditions.get("Ready") == "True":
             found: dict[str, Any] = pod
             return found
-    return None
+    return {}
+
+
+def attested(node: Node) -> bool:
+    listed = node.kubectl("get", "securityevents", "--no-headers", "--ignore-not-found")
+    return any("ClusterAdminGranted" in line and "Attested" in line for line in listed.splitlines())
+
+
+def said(node: Node) -> str:
+    events = node.kubectl("get", "events", SYSTEM)
+    return events + node.kubectl("logs", SYSTEM, "deployment/ugallu-local", "--tail=20", "--ignore-errors")
