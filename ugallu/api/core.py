@@ -75,7 +75,14 @@ class PodStatus(Wire, frozen=True, kw_only=True):
 class Pod(Resource, frozen=True, kw_only=True):
     """`v1` Pod."""
 
-    kind_info: ClassVar[Kind] = Kind("Pod", "pods", group="", version="v1", namespaced=True)
+    kind_info: ClassVar[Kind] = Kind(
+        "Pod",
+        "pods",
+        group="",
+        version="v1",
+        namespaced=True,
+        selectable=("spec.nodeName", "spec.serviceAccountName", "status.phase", "status.podIP"),
+    )
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
