@@ -63,11 +63,16 @@ _decode = msgspec.json.Decoder(Status).decode
 
 def status_of(body: bytes) -> Status | None:
     """Return the Status in a body, None when it is something else."""
+    found = result_of(body)
+    return found if found is not None and found.kind == "Status" else None
+
+
+def result_of(body: bytes) -> Status | None:
+    """Return the Status in a body that is known to hold one, and therefore may leave its kind out."""
     try:
-        found = _decode(body)
+        return _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return found if found.kind == "Status" else None
 
 
 def refusal(code: int, status: Status | None, *, where: str = "", retry_after: float | None = None) -> UgalluError:

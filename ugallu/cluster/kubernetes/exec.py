@@ -15,7 +15,7 @@ import anyio
 import msgspec
 
 from ugallu.api.meta import Kind
-from ugallu.cluster.kubernetes.answers import Status, plain, refusal, status_of
+from ugallu.cluster.kubernetes.answers import Status, plain, refusal, result_of
 from ugallu.cluster.kubernetes.http import Call, Lane, Socket, Transport
 from ugallu.cluster.kubernetes.paths import item, query
 from ugallu.cluster.pods import Output, Session, Target
@@ -80,7 +80,7 @@ class PodSession:
                 if channel in (_STDOUT, _STDERR) and data:
                     yield channel, data
                 elif channel == _RESULT:
-                    self._result = status_of(data) or Status(message="the result is no Status")
+                    self._result = result_of(data) or Status(message="the result is no Status")
             elif message.type not in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT):
                 # CLOSE, CLOSING, CLOSED or ERROR: with a result it is the end, without one a cut.
                 return
