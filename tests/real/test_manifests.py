@@ -247,6 +247,7 @@ def test_an_overlay_installs_upgrades_and_leaves_nothing_behind(cluster: Control
         with pytest.raises(RigError, match="ugallu"):
             cluster.kubectl("delete", "securityevent", "se-1")
 
+    cluster.kubectl("apply", "--server-side", "-f", str(ROOT.parent / "examples" / "rules"))
     assert cluster.kubectl("diff", "--server-side", "-k", str(folder)) == ""
     uninstall(cluster, folder)
 
@@ -256,7 +257,7 @@ def test_the_audit_log_is_read_on_the_control_plane(cluster: ControlPlane, tmp_p
     folder = installation(tmp_path, "standard", "audit-file")
     label = {"node-role.kubernetes.io/control-plane": "true"}
     taint = {"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}
-    nodes = [
+    nodes: list[Document] = [
         {"metadata": {"name": "control", "labels": label}, "spec": {"taints": [taint]}},
         {"metadata": {"name": "worker"}},
     ]

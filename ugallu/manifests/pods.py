@@ -1,5 +1,6 @@
 """Role -> Pod template: as little as a process needs, and bounded in all that it takes."""
 
+import re
 from typing import Any, Final
 
 from ugallu.manifests.names import IMAGE, PRIORITY, labels, selector
@@ -148,10 +149,7 @@ def _mounts(role: Role) -> list[Part]:
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the Pod's own
         {"name": "token", "mountPath": TOKEN, "readOnly": True},
         *({"name": name, "mountPath": f"{SECRETS}/{name}", "readOnly": True} for name in role.workload.secrets),
-        *(
-            {"name": f"host-{number}", "mountPath": host.path, "readOnly": True}
-            for number, host in enumerate(role.workload.host_paths)
-        ),
+        *({"name": _host(host.path), "mountPath": host.path, "readOnly": True} for host in role.workload.host_paths),
     ]
 
 
@@ -163,8 +161,8 @@ def _volumes(role: Role) -> list[Part]:
     ]
     # `Directory`: a node without it says so in an event, instead of getting an empty one that looks like silence.
     hosts = [
-        {"name": f"host-{number}", "hostPath": {"path": host.path, "type": "Directory"}}
-        for number, host in enumerate(role.workload.host_paths)
+        {"name": _host(host.path), "hostPath": {"path": host.path, "type": "Directory"}}
+        for host in role.workload.host_paths
     ]
     return [
         *_state(role),
@@ -173,6 +171,11 @@ def _volumes(role: Role) -> list[Part]:
         *secrets,
         *hosts,
     ]
+
+
+def _host(path: str) -> str:
+    """Return a volume's name that says what it is, for whoever patches where it comes from."""
+    return f"host-{re.sub('[^a-z0-9]+', '-', path.lower()).strip('-')}"[:63]
 
 
 def _state(role: Role) -> list[Part]:

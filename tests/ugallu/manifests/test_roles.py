@@ -117,8 +117,8 @@ def test_what_a_node_lends_is_lent_to_be_read() -> None:
     """Only the role's own state is written to a node."""
     pod = template(role(Agent))["spec"]
     paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
-    assert paths == {"state": "/var/lib/ugallu/agent", "host-0": "/sys/fs/cgroup"}
-    (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "host-0"]
+    assert paths == {"state": "/var/lib/ugallu/agent", "host-sys-fs-cgroup": "/sys/fs/cgroup"}
+    (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "host-sys-fs-cgroup"]
     assert mount["readOnly"]
 
 
@@ -139,7 +139,7 @@ def test_the_environment_of_a_pod_is_one_that_settings_take(made: Role) -> None:
 
 
 def _paths(settings: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found = []
+    found: list[tuple[str, ...]] = []
     for field in settings.__struct_fields__:
         value = getattr(settings, field)
         here = (*prefix, field)
