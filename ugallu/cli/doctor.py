@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from ugallu.cli import flags
 from ugallu.cli.main import DONE, FAILED, Subparsers
+from ugallu.cli.state import PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ugallu.cli.diagnosis import Finding
+    from ugallu.clock import Clock
+    from ugallu.settings import Settings
 
 
 def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -18,10 +21,11 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "doctor",
         help="check that everything ugallu needs is in order",
-        description="Check state directory, journal, cluster, keys, log, archive, operators, audit logs and clock. "
-        "Exit status: 0 nothing failed (warnings included), 1 something did.",
+        description="Check state directory, journal, cluster, keys, log, archive, operators, audit logs and clock; "
+        "with --kubeconfig, or in a Pod, also server, kinds, policies, Pods, rights, leases and audit stream of the "
+        "Kubernetes cluster. Exit status: 0 nothing failed (warnings included), 1 something did.",
     )
-    flags.add(parser, ("state", "audit.files", "enable"))
+    flags.add(parser, (*PLACE, "audit.files", "enable"))
     parser.add_argument("--json", action="store_true", help="one JSON object with all checks")
     parser.set_defaults(run=run)
 
@@ -42,11 +46,31 @@ def run(args: argparse.Namespace) -> int:
         found += diagnosis.state(path, settings, clock)
         if path.is_dir():
             found += anyio.run(diagnosis.contents, path, clock)
+    if settings.on_kubernetes:
+        found += anyio.run(_cluster, settings, clock)
     found += diagnosis.audit_logs([Path(name) for name in settings.audit.files if name != "-"], clock)
     print(_json(found) if args.json else "\n".join(_text(found)))
-    if not settings.state and not args.json:
-        print("no --state given: only the installation was checked")
+    if not settings.state and not settings.on_kubernetes and not args.json:
+        print("neither --state nor --kubeconfig given: only the installation was checked")
     return FAILED if any(one.verdict == "fail" for one in found) else DONE
+
+
+async def _cluster(settings: "Settings", clock: "Clock") -> "Sequence[Finding]":
+    from ugallu.cli import cluster_diagnosis, diagnosis
+    from ugallu.errors import UgalluError
+    from ugallu.logs import logger
+    from ugallu.metrics import Metrics
+    from ugallu.supervisor.assembly import load
+    from ugallu.supervisor.reach import connect
+
+    try:
+        cluster = await connect(settings, clock=clock, metrics=Metrics(), log=logger(settings.log))
+    except UgalluError as error:
+        return [diagnosis.Finding("server", "fail", str(error), error.fix)]
+    try:
+        return await cluster_diagnosis.examine(cluster, load(settings, embedded=False), clock)
+    finally:
+        await cluster.close()
 
 
 def _text(found: "Sequence[Finding]") -> list[str]:

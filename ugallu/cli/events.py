@@ -1,11 +1,11 @@
-"""`ugallu events`: what `kubectl get securityevents` shows, over a state directory."""
+"""`ugallu events`: what `kubectl get securityevents` shows, in the embedded cluster too."""
 
 import argparse
 import datetime as dt
 from typing import TYPE_CHECKING, Any, Final
 
 from ugallu.cli.main import DONE, Subparsers
-from ugallu.cli.state import add_state, reading, state_of
+from ugallu.cli.state import add_place, looking, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument(
         "-l", "--selector", default="", metavar="LABELS", help="as kubectl's, e.g. ugallu.io/severity=high"
     )
-    add_state(parser)
+    add_place(parser)
     parser.set_defaults(run=run)
 
 
@@ -45,7 +45,7 @@ async def _list(args: argparse.Namespace) -> None:
     from ugallu.cluster.port import Change, list_all
 
     fields = f"metadata.name={args.name}" if args.name else ""
-    async with reading(state_of(args)) as cluster:
+    async with looking(settings_of(args)) as cluster:
         if args.name and not args.watch:
             _print([await cluster.get(SecurityEvent, args.name)], args.output, single=True)
             return

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ugallu.cli.main import DONE, Subparsers
-from ugallu.cli.state import add_state, reading, state_of
+from ugallu.cli.state import add_place, looking, settings_of, state_of
 
 
 def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -17,7 +17,7 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("event", metavar="EVENT", help="name of the event")
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder to write, made if it is not there")
-    add_state(parser)
+    add_place(parser)
     parser.set_defaults(run=run)
 
 
@@ -38,9 +38,9 @@ async def _export(args: argparse.Namespace) -> None:
     from ugallu.evidence.kit import cosign_line, export
     from ugallu.evidence.ports import IntegrityError
 
-    state = state_of(args)
-    archive = Archive(state)
-    async with reading(state) as cluster:
+    settings = settings_of(args)
+    archive = Archive(state_of(settings))
+    async with looking(settings) as cluster:
         event = await cluster.get(SecurityEvent, args.event)
         kit = await archive.kit(event, await bundle_of(cluster, event))
     report = archive.check(kit)

@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ugallu.api.meta import Kind, Resource
+from ugallu.api import core
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError
 from ugallu.logs import Logger
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 
 NAMED_BY = "kube-system"
 """The namespace whose uid names a cluster: every cluster has it, and nobody can make it anew."""
-
-
-class NamespaceObject(Resource, frozen=True, kw_only=True):
-    """A namespace, its metadata alone."""
-
-    kind_info: ClassVar[Kind] = Kind("Namespace", "namespaces", group="", version="v1")
 
 
 class Reached(NamedTuple):
@@ -51,6 +45,13 @@ def access(settings: Settings) -> "Access":
     return auth.in_cluster(where.server, Path(where.account))
 
 
+async def connect(settings: Settings, *, clock: Clock, metrics: Metrics, log: Logger) -> "KubernetesCluster":
+    """Return the cluster that the settings mean, nothing asked yet; raises as `access`."""
+    from ugallu.cluster.kubernetes.client import KubernetesCluster
+
+    return await KubernetesCluster.open(access(settings), clock=clock, metrics=metrics, log=log)
+
+
 @asynccontextmanager
 async def reach(settings: Settings, *, clock: Clock, metrics: Metrics, log: Logger) -> AsyncIterator[Reached]:
     """Connect, and ask the cluster who it is.
@@ -58,11 +59,9 @@ async def reach(settings: Settings, *, clock: Clock, metrics: Metrics, log: Logg
     Raises `UnavailableError` when it does not answer, `ForbiddenError` when it does not know us or our rights miss
     the one question, `PermanentError` for credentials that cannot work.
     """
-    from ugallu.cluster.kubernetes.client import KubernetesCluster
-
-    cluster = await KubernetesCluster.open(access(settings), clock=clock, metrics=metrics, log=log)
+    cluster = await connect(settings, clock=clock, metrics=metrics, log=log)
     try:
-        cluster_id = settings.cluster_id or (await cluster.get(NamespaceObject, NAMED_BY)).metadata.uid
+        cluster_id = settings.cluster_id or (await cluster.get(core.Namespace, NAMED_BY)).metadata.uid
         yield Reached(cluster, cluster_id, namespace_of(settings))
     finally:
         await cluster.close()
