@@ -56,6 +56,7 @@ CATALOGUE: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "ugallu_worm_bytes_total": ("counter", "Bytes put into the evidence store.", ("class",)),
     "ugallu_operator_restarts_total": ("counter", "Restarts of a part that failed.", ("operator", "part")),
     "ugallu_operator_ready": ("gauge", "1 while the operator is ready.", ("operator",)),
+    "ugallu_operator_leading": ("gauge", "1 while this process leads, 0 while it stands by.", ("operator",)),
     "ugallu_detector_errors_total": (
         "counter",
         "Observations a detector failed on.",

@@ -153,11 +153,19 @@ class Cell:
         election = self._election
         # Sources need not wait for somebody who may never lead.
         self.armed.set()
+        self._stand_by()
         self._changed()
         async with anyio.create_task_group() as tg:
 
+            async def lead() -> None:
+                self._metrics.gauge("ugallu_operator_leading", 1.0, operator=self.name)
+                try:
+                    await self._walled()
+                finally:
+                    self._stand_by()
+
             async def contend() -> None:
-                while not await election.lead(self._walled):
+                while not await election.lead(lead):
                     self._log.warning("leadership lost; another replica goes on", holder=election.holder)
                 tg.cancel_scope.cancel()
 
@@ -165,6 +173,11 @@ class Cell:
             await self._finish.wait()
             if not election.leading:
                 tg.cancel_scope.cancel()
+
+    def _stand_by(self) -> None:
+        """Whoever waits to lead is ready, whatever it was when it led."""
+        self._metrics.gauge("ugallu_operator_leading", 0.0, operator=self.name)
+        self._metrics.gauge("ugallu_operator_ready", 1.0, operator=self.name)
 
     async def _walled(self) -> None:
         """Run; whatever still gets out of the parts' own guards ends here and not in a neighbour."""

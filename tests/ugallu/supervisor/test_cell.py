@@ -278,7 +278,7 @@ class Leader(Step):
 
 
 async def test_one_leader_runs_its_parts_and_gives_the_lease_back() -> None:
-    """While another holds the lease this process stands by, ready; when it is given back, this one works."""
+    """While another holds the lease this process stands by, ready; given back, this one works, and metrics say who does."""
     cluster = Elsewhere.in_memory()
     other = Election(cluster, SystemClock(), name="ugallu-leader-leader", namespace="ugallu-system", identity="other")
     free = anyio.Event()
@@ -295,11 +295,16 @@ async def test_one_leader_runs_its_parts_and_gives_the_lease_back() -> None:
             (cell,) = run.process.supervisor.cells
             assert cell.observed == []
             assert cell.reason == ""
+            metrics = run.process.metrics
+            assert metrics.value("ugallu_operator_leading", operator="leader") == 0
+            assert metrics.value("ugallu_operator_ready", operator="leader") == 1
             free.set()
             with anyio.fail_after(20):
                 await run.process.supervisor.until(lambda: bool(cell.observed))
             await run.publish(*(Seen(n) for n in range(30)))
             assert await numbers(run) == [0, 10, 20]
+            assert metrics.value("ugallu_operator_leading", operator="leader") == 1
+        assert metrics.value("ugallu_operator_leading", operator="leader") == 0
     lease = await cluster.get(Lease, "ugallu-leader-leader", "ugallu-system")
     assert lease.spec.holder_identity == ""
     await cluster.close()
