@@ -265,7 +265,7 @@ def _all_attested(state: Path) -> bool:
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (("run", "--kubeconfig", "/x"), 2, "--kubeconfig: this release runs on its embedded cluster only"),
+        (("run", "--state", "S", "--kubeconfig", "/no/such"), 2, "/no/such: no such kubeconfig"),
         (("run",), 2, "no state directory given"),
         (("run", "--state", "S", "--enable", "nobody"), 2, "no operator is called nobody"),
         (("replay", "/no/such.log"), 2, "/no/such.log"),
