@@ -16,7 +16,7 @@ from ugallu.api.crd import crd
 from ugallu.api.kinds import KINDS
 from ugallu.api.meta import Resource
 from ugallu.api.policies import PolicyValues, policies
-from ugallu.manifests import base, network, people, pods, rbac, webhook_tls
+from ugallu.manifests import base, monitoring, network, people, pods, rbac, webhook_tls
 from ugallu.manifests import roles as cast
 from ugallu.manifests.document import HEADER, Document, body
 from ugallu.manifests.kustomize import Folder, changes
@@ -62,6 +62,7 @@ def folders(operators: Sequence[type[Operator[Any]]]) -> Iterator[Folder]:
     yield Folder("components/image", images=[_IMAGE], component=True)
     yield Folder("components/ephemeral", patches=[*_forgetful(together)], component=True)
     yield Folder("components/cert-manager", {"certificate.yaml": [*webhook_tls.documents()]}, component=True)
+    yield Folder("components/monitoring", monitoring.documents(), component=True)
     # The audit log has two roads; the webhook needs no rights on a node.
     roads = ("audit-file",)
     yield _overlay("standard", [role for role in single if role.name not in roads])
