@@ -57,6 +57,7 @@ async def measure(folder: Path, count: int, rate: float) -> None:
         log=structlog.get_logger(),
         metrics=metrics,
         settings=_settings(folder),
+        namespace="ugallu-system",
         state=folder,
     )
     parts = Attestor().build(Config(), platform)

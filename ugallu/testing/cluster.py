@@ -23,9 +23,17 @@ VERBS = WRITES | {"get", "list", "notice"}
 """`notice` is one line of a watch."""
 
 
-def memory_cluster(clock: ManualClock | None = None, *, history: int = HISTORY) -> EmbeddedCluster:
-    """Return an embedded cluster in memory; its times are those of a ManualClock."""
-    return EmbeddedCluster.in_memory(clock=clock or ManualClock(), history=history)
+def memory_cluster(
+    clock: ManualClock | None = None, *, history: int = HISTORY, judging: bool = True
+) -> EmbeddedCluster:
+    """Return an embedded cluster in memory; its times are those of a ManualClock.
+
+    Not `judging`, it has no admission policies, as a cluster whose objects are older than ours.
+    """
+    clock = clock or ManualClock()
+    if judging:
+        return EmbeddedCluster.in_memory(clock=clock, history=history)
+    return EmbeddedCluster.in_memory(clock=clock, history=history, policies=())
 
 
 @asynccontextmanager

@@ -32,7 +32,9 @@ def make_event(
             severity=Severity.HIGH,
             cluster_identity=ClusterIdentity(cluster_name="test", cluster_id="test"),
             source=SourceRef(kind="Deployment", name="ugallu-audit-detection", version="0.1.0"),
-            subject=Subject(kind="Pod", name="web", namespace="shop", uid="11111111-2222-3333-4444-555555555555"),
+            subject=Subject(
+                kind="Pod", name="web", namespace="shop", uid="11111111-2222-3333-4444-555555555555", unresolved=True
+            ),
             detected_at=detected_at,
             signals={"rule": "exec-by-workload", "user": "system:serviceaccount:shop:web", "verb": "create"},
             correlation_id="c0ffee",

@@ -135,7 +135,7 @@ async def test_object_that_is_no_json_fails(tmp_path: Path) -> None:
     """Damage within the database is a finding, whatever the decoder makes of it."""
     path = await a_state(tmp_path / "s")
     cluster = EmbeddedCluster.open(path)
-    spec = AttestationBundleSpec(attested_for=ObjectReference(name="se-1"))
+    spec = AttestationBundleSpec(attested_for=ObjectReference(kind="SecurityEvent", name="se-1"))
     await cluster.create(AttestationBundle(metadata=Metadata(name="to-damage"), spec=spec))
     await cluster.close()
     file = path / "cluster.db"

@@ -1,6 +1,6 @@
 """Reconciling: level-based, one object at a time, and patient in the way that the error asks for."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -49,6 +49,12 @@ class Shown:
 
     async def synced(self) -> None:
         await self.complete.wait()
+
+    def index(self, name: str, values: Callable[[AttestationBundle], Iterable[Hashable]]) -> None:
+        raise NotImplementedError
+
+    def by(self, name: str, value: Hashable) -> list[AttestationBundle]:
+        raise NotImplementedError
 
     async def until(self, holds: Callable[[], bool]) -> None:
         assert holds()

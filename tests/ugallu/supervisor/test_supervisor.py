@@ -11,7 +11,7 @@ import structlog
 
 from ugallu.api.bundle import AttestationBundle
 from ugallu.api.catalog import CATALOGUE
-from ugallu.api.event import SecurityEvent
+from ugallu.api.event import EventPhase, SecurityEvent
 from ugallu.api.meta import Config, Metadata
 from ugallu.api.observation import Checkpoint, Finding
 from ugallu.api.sigma import SigmaEmit, SigmaMatch, SigmaRule, SigmaRuleSpec
@@ -62,7 +62,7 @@ class Rules:
 
 
 class Acknowledge:
-    """Something slow that follows every event: marks it acknowledged."""
+    """Something slow that follows every event: marks it attested."""
 
     watches = SecurityEvent
 
@@ -71,9 +71,9 @@ class Acknowledge:
         self.done: set[str] = set()
 
     async def reconcile(self, resource: SecurityEvent) -> After | None:
-        if not resource.status.acknowledged:
+        if resource.status.phase is not EventPhase.ATTESTED:
             await self.platform.cluster.patch_status(
-                SecurityEvent, resource.metadata.name, {"acknowledged": True, "acknowledgedBy": "test"}
+                SecurityEvent, resource.metadata.name, {"phase": EventPhase.ATTESTED}
             )
         else:
             self.done.add(resource.metadata.name)
@@ -152,7 +152,7 @@ async def test_a_run_until_idle_ends_when_the_last_consequence_is_done(tmp_path:
     assert outcome.emitted == 100
     assert (outcome.received, outcome.parsed, outcome.matched, outcome.pending) == (1000, 1000, 100, 0)
     assert outcome.gaps == []
-    assert all(event.status.acknowledged for event in events)
+    assert all(event.status.phase is EventPhase.ATTESTED for event in events)
 
 
 async def test_no_source_starts_before_every_rule_is_armed(tmp_path: Path) -> None:
@@ -379,4 +379,4 @@ async def test_settling_reads_page_by_page(tmp_path: Path, monkeypatch: pytest.M
         events, _ = await list_all(made.cluster, SecurityEvent)
     assert (outcome.emitted, gone) == (600, [])
     assert max(sizes) == 500
-    assert all(event.status.acknowledged for event in events)
+    assert all(event.status.phase is EventPhase.ATTESTED for event in events)

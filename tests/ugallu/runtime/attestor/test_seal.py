@@ -17,6 +17,7 @@ import structlog
 
 from ugallu.api.bundle import AttestationBundle, AttestationBundleSpec, BundlePhase
 from ugallu.api.event import ClusterIdentity, EventPhase, SecurityEvent
+from ugallu.api.marks import BundleMark, EventMark
 from ugallu.api.meta import Config, Metadata
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.port import Cluster, UnavailableError, key_of, list_all
@@ -75,9 +76,27 @@ class Desk:
     async def bundle(self, name: str = BUNDLE) -> AttestationBundle:
         return await self.cluster.get(AttestationBundle, name)
 
+    async def seen_event(self, name: str = NAME) -> EventMark:
+        """As the cache holds it."""
+        return await self.cluster.get(EventMark, name)
+
+    async def seen_bundle(self, name: str = BUNDLE) -> BundleMark:
+        """As the cache holds it."""
+        return await self.cluster.get(BundleMark, name)
+
     async def seal(self) -> After | None:
-        await self.enqueue.reconcile(await self.event())
-        return await self.reseal.reconcile(await self.bundle())
+        await self.enqueue.reconcile(await self.seen_event())
+        return await self.reseal.reconcile(await self.seen_bundle())
+
+
+def event_mark(event: SecurityEvent) -> EventMark:
+    """What the cache holds of an event."""
+    return msgspec.convert(msgspec.to_builtins(event), EventMark)
+
+
+def bundle_mark(bundle: AttestationBundle) -> BundleMark:
+    """What the cache holds of a bundle."""
+    return msgspec.convert(msgspec.to_builtins(bundle), BundleMark)
 
 
 @asynccontextmanager
@@ -207,11 +226,11 @@ async def test_a_crash_between_any_two_effects_seals_once(tmp_path: Path, monkey
 
 
 async def _enqueue(at: Desk) -> None:
-    await at.enqueue.reconcile(await at.event())
+    await at.enqueue.reconcile(await at.seen_event())
 
 
 async def _reseal(at: Desk) -> None:
-    await at.reseal.reconcile(await at.bundle())
+    await at.reseal.reconcile(await at.seen_bundle())
 
 
 def _mortal(patch: pytest.MonkeyPatch, at: Desk, after: int) -> Callable[[], bool]:
@@ -255,10 +274,10 @@ async def test_a_recreated_event_does_not_inherit_old_evidence(tmp_path: Path) -
         await cluster.delete(SecurityEvent, NAME)
         event = await cluster.create(make_event())
         assert event.status.phase is None
-        await at.enqueue.reconcile(event)
-        own = await at.bundle(names_of(event)[1])
+        await at.enqueue.reconcile(event_mark(event))
+        own = await at.bundle(names_of(event_mark(event))[1])
         assert own.spec.attested_for.uid == event.metadata.uid
-        await at.reseal.reconcile(own)
+        await at.reseal.reconcile(bundle_mark(own))
         after = await at.event()
         assert after.status.phase is EventPhase.ATTESTED
         assert after.status.attestation_bundle_ref is not None
@@ -276,10 +295,10 @@ async def test_a_squatted_bundle_name_is_not_believed(tmp_path: Path) -> None:
     )
     await cluster.patch_status(AttestationBundle, BUNDLE, {"phase": "Sealed", "statementDigest": "sha256:00"})
     async with desk(tmp_path, cluster, clock) as at:
-        await at.enqueue.reconcile(event)
-        await at.reseal.reconcile(await at.bundle())
+        await at.enqueue.reconcile(event_mark(event))
+        await at.reseal.reconcile(await at.seen_bundle())
         assert (await at.event()).status.phase is None
-        await at.reseal.reconcile(await at.bundle(names_of(event)[1]))
+        await at.reseal.reconcile(await at.seen_bundle(names_of(event_mark(event))[1]))
         assert (await at.event()).status.phase is EventPhase.ATTESTED
 
 
@@ -293,13 +312,13 @@ async def test_nobody_is_believed_who_says_sealed(tmp_path: Path) -> None:
         true = msgspec.to_builtins((await at.bundle()).status)
         for number, status in enumerate(({"phase": "Sealed", "statementDigest": "sha256:00"}, true)):
             event = await cluster.create(make_event(f"se-{number:024x}"))
-            await at.enqueue.reconcile(event)
-            name = names_of(event)[0]
+            await at.enqueue.reconcile(event_mark(event))
+            name = names_of(event_mark(event))[0]
             await cluster.patch_status(AttestationBundle, name, status)
             await at.cache.view(AttestationBundle).until(partial(_says_sealed, at, name))
             with pytest.raises(IntegrityError, match="called sealed"):
-                await at.enqueue.reconcile(event)
-            assert isinstance(await at.reseal.reconcile(await at.bundle(name)), After)
+                await at.enqueue.reconcile(event_mark(event))
+            assert isinstance(await at.reseal.reconcile(await at.seen_bundle(name)), After)
             forged = await at.bundle(name)
             assert forged.status.phase is BundlePhase.FAILED
             assert "called sealed" in forged.status.failures[-1].detail
@@ -320,16 +339,16 @@ async def test_a_bundle_deleted_before_its_time_comes_back(tmp_path: Path, squat
     if squatted:
         other = AttestationBundleSpec(attested_for=msgspec.structs.replace(event.ref, uid="another"))
         await cluster.create(AttestationBundle(metadata=Metadata(name=BUNDLE), spec=other))
-    name = names_of(event)[squatted]
+    name = names_of(event_mark(event))[squatted]
     async with desk(tmp_path, cluster, clock) as at:
         view = at.cache.view(AttestationBundle)
-        await at.enqueue.reconcile(event)
+        await at.enqueue.reconcile(event_mark(event))
         first = await at.bundle(name)
         await _delete(at, first)
         await at.reseal.gone(key_of(first))
         second = await at.bundle(name)
         assert second.metadata.uid != first.metadata.uid
-        await at.reseal.reconcile(second)
+        await at.reseal.reconcile(bundle_mark(second))
         assert (await at.event()).status.phase is EventPhase.ATTESTED
         await at.cache.view(SecurityEvent).until(lambda: not _is_active(at))
         await view.until(lambda: view.get(name) is not None)
@@ -358,10 +377,10 @@ async def test_a_log_put_back_with_its_witness_is_refused(tmp_path: Path, noise:
         if number == 1:
             shutil.copytree(evidence, tmp_path / "yesterday")
         async with desk(tmp_path, cluster, clock) as at:
-            await at.enqueue.reconcile(await at.event(name))
+            await at.enqueue.reconcile(await at.seen_event(name))
             if number == 2:
                 break
-            assert await at.reseal.reconcile(await at.bundle(f"att-se-{name}")) is None
+            assert await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name}")) is None
     shutil.rmtree(evidence / "log")
     shutil.copytree(tmp_path / "yesterday/log", evidence / "log")
     shutil.copyfile(tmp_path / "yesterday/keys/log.witness", evidence / "keys/log.witness")
@@ -372,7 +391,7 @@ async def test_a_log_put_back_with_its_witness_is_refused(tmp_path: Path, noise:
         await cluster.create(AttestationBundle(metadata=Metadata(name=f"noise-{number}"), spec=spec))
         await cluster.patch_status(AttestationBundle, f"noise-{number}", {"rekorEntry": forged})
     async with desk(tmp_path, cluster, clock) as at:
-        assert isinstance(await at.reseal.reconcile(await at.bundle(f"att-se-{name}")), After)
+        assert isinstance(await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name}")), After)
         status = (await at.bundle(f"att-se-{name}")).status
         assert status.phase is BundlePhase.FAILED
         assert "forgotten a tree of 2 entries" in status.failures[-1].detail
@@ -390,10 +409,10 @@ async def test_an_event_that_missed_its_word_is_told_later(tmp_path: Path) -> No
             await cluster.patch_status(SecurityEvent, NAME, {"phase": None, "attestationDigest": None})
             if who == "event":
                 await at.cache.view(AttestationBundle).until(partial(_is_sealed, at))
-                await at.enqueue.reconcile(await at.event())
+                await at.enqueue.reconcile(await at.seen_event())
             else:
                 await at.cache.view(SecurityEvent).until(partial(_is_active, at))
-                await at.reseal.reconcile(await at.bundle())
+                await at.reseal.reconcile(await at.seen_bundle())
             assert (await at.event()).status.phase is EventPhase.ATTESTED, who
 
 
@@ -413,14 +432,14 @@ async def test_a_parent_that_is_gone_ends_the_bundle(tmp_path: Path) -> None:
     cluster = memory_cluster(clock)
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
-        await at.enqueue.reconcile(await at.event())
+        await at.enqueue.reconcile(await at.seen_event())
         await cluster.delete(SecurityEvent, NAME)
         await at.cache.view(SecurityEvent).until(lambda: at.cache.view(SecurityEvent).get(NAME) is None)
-        assert await at.reseal.reconcile(await at.bundle()) is None
+        assert await at.reseal.reconcile(await at.seen_bundle()) is None
         bundle = await at.bundle()
         assert bundle.status.phase is BundlePhase.FAILED
         assert [f.reason for f in bundle.status.failures] == ["ParentGone"]
-        assert await at.reseal.reconcile(bundle) is None
+        assert await at.reseal.reconcile(bundle_mark(bundle)) is None
         assert await at.bundle() == bundle
         assert at.parts.idle()
 
@@ -431,13 +450,13 @@ async def test_a_parent_that_goes_after_the_freeze_is_sealed_all_the_same(tmp_pa
     cluster = memory_cluster(clock)
     event = await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
-        await at.enqueue.reconcile(event)
+        await at.enqueue.reconcile(event_mark(event))
         _fail(at.reseal, "_log", "add", TransientError("the log is away"))
-        assert isinstance(await at.reseal.reconcile(await at.bundle()), After)
+        assert isinstance(await at.reseal.reconcile(await at.seen_bundle()), After)
         await cluster.delete(SecurityEvent, NAME)
     await clock.advance(10.0)
     async with desk(tmp_path, cluster, clock) as at:
-        assert await at.reseal.reconcile(await at.bundle()) is None
+        assert await at.reseal.reconcile(await at.seen_bundle()) is None
         bundle = await at.bundle()
         assert bundle.status.phase is BundlePhase.SEALED
         assert check(tmp_path, bundle, event)
@@ -463,12 +482,12 @@ async def test_failures_are_written_down_bounded_and_tried_again(tmp_path: Path)
     cluster = memory_cluster(clock)
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
-        await at.enqueue.reconcile(await at.event())
+        await at.enqueue.reconcile(await at.seen_event())
         whole = at.reseal._store
         _fail(at.reseal, "_store", "get", TransientError("no route to the store", where="store"))
         delays = []
         for _ in range(30):
-            again = await at.reseal.reconcile(await at.bundle())
+            again = await at.reseal.reconcile(await at.seen_bundle())
             assert isinstance(again, After)
             delays.append(again.seconds)
             await clock.advance(again.seconds)
@@ -483,7 +502,7 @@ async def test_failures_are_written_down_bounded_and_tried_again(tmp_path: Path)
         assert {c.type: c.status for c in status.conditions}["Archived"] == "False"
         frozen = status.statement_digest
         at.reseal._store = whole
-        assert await at.reseal.reconcile(await at.bundle()) is None
+        assert await at.reseal.reconcile(await at.seen_bundle()) is None
         bundle = await at.bundle()
         assert bundle.status.phase is BundlePhase.SEALED
         assert bundle.status.statement_digest == frozen
@@ -496,11 +515,11 @@ async def test_a_try_before_its_time_waits(tmp_path: Path) -> None:
     cluster = memory_cluster(clock)
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
-        await at.enqueue.reconcile(await at.event())
+        await at.enqueue.reconcile(await at.seen_event())
         _fail(at.reseal, "_log", "add", TransientError("away"))
-        await at.reseal.reconcile(await at.bundle())
+        await at.reseal.reconcile(await at.seen_bundle())
         before = await at.bundle()
-        assert await at.reseal.reconcile(before) == After(1.0)
+        assert await at.reseal.reconcile(bundle_mark(before)) == After(1.0)
         assert await at.bundle() == before
 
 
@@ -510,7 +529,7 @@ async def test_a_store_that_changes_bytes_is_never_called_sealed(tmp_path: Path)
     cluster = memory_cluster(clock)
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
-        await at.enqueue.reconcile(await at.event())
+        await at.enqueue.reconcile(await at.seen_event())
         real = at.reseal._store.get
 
         async def get(key: str) -> bytes:
@@ -518,7 +537,7 @@ async def test_a_store_that_changes_bytes_is_never_called_sealed(tmp_path: Path)
             return content.replace(b'"sig":"M', b'"sig":"N') if key.endswith(".sigstore.json") else content
 
         at.reseal._store.get = get  # type: ignore[method-assign]
-        await at.reseal.reconcile(await at.bundle())
+        await at.reseal.reconcile(await at.seen_bundle())
         status = (await at.bundle()).status
         assert status.phase is BundlePhase.FAILED
         assert "does not hold what was put" in status.failures[-1].detail
@@ -531,15 +550,15 @@ async def test_a_statement_stays_frozen_while_its_signer_is_away(tmp_path: Path)
     cluster = memory_cluster(clock)
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
-        await at.enqueue.reconcile(await at.event())
+        await at.enqueue.reconcile(await at.seen_event())
         _fail(at.reseal, "_signer", "sign", TransientError("the key service is away"))
-        assert isinstance(await at.reseal.reconcile(await at.bundle()), After)
+        assert isinstance(await at.reseal.reconcile(await at.seen_bundle()), After)
         frozen = (await at.bundle()).status
         assert frozen.phase is BundlePhase.PENDING
         assert frozen.statement_digest
     await clock.advance(10.0)
     async with desk(tmp_path, cluster, clock) as at:
-        assert await at.reseal.reconcile(await at.bundle()) is None
+        assert await at.reseal.reconcile(await at.seen_bundle()) is None
         status = (await at.bundle()).status
         assert (status.phase, status.statement_digest) == (BundlePhase.SEALED, frozen.statement_digest)
 
@@ -557,11 +576,11 @@ async def test_a_tampered_draft_is_not_signed_on(tmp_path: Path, staged: bytes, 
     cluster = memory_cluster(clock)
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
-        await at.enqueue.reconcile(await at.event())
+        await at.enqueue.reconcile(await at.seen_event())
         await cluster.patch_status(AttestationBundle, BUNDLE, {"statementDigest": f"sha256:{'0' * 64}"})
         bundle = await at.bundle()
         await at.reseal._store.put(f"staging/{bundle.metadata.uid}.json", staged, media_type="x", until=None)
-        await at.reseal.reconcile(bundle)
+        await at.reseal.reconcile(bundle_mark(bundle))
         status = (await at.bundle()).status
         assert status.phase is BundlePhase.FAILED
         assert said in status.failures[-1].detail
@@ -602,8 +621,8 @@ async def test_many_events_are_sealed_at_once(tmp_path: Path) -> None:
         await at.cache.view(SecurityEvent).until(lambda: not at.parts.idle())
 
         async def one(name: str) -> None:
-            await at.enqueue.reconcile(await at.event(name))
-            await at.reseal.reconcile(await at.bundle(f"att-se-{name}"))
+            await at.enqueue.reconcile(await at.seen_event(name))
+            await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name}"))
 
         async with anyio.create_task_group() as tg:
             for number in range(40):
@@ -663,11 +682,11 @@ async def test_a_clock_that_is_put_back_delays_nothing(tmp_path: Path) -> None:
     cluster = memory_cluster(clock)
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
-        await at.enqueue.reconcile(await at.event())
+        await at.enqueue.reconcile(await at.seen_event())
         _fail(at.reseal, "_log", "add", TransientError("away"))
-        assert isinstance(await at.reseal.reconcile(await at.bundle()), After)
+        assert isinstance(await at.reseal.reconcile(await at.seen_bundle()), After)
     async with desk(tmp_path, cluster, ManualClock()) as at:
-        assert await at.reseal.reconcile(await at.bundle()) is None
+        assert await at.reseal.reconcile(await at.seen_bundle()) is None
         assert (await at.event()).status.phase is EventPhase.ATTESTED
 
 
