@@ -27,6 +27,7 @@ def served(api: ApiServer) -> ApiServer:
 
 class TestKubernetes(ClusterContract):
     collects_garbage = False
+    bookmark_within = 75.0
 
     @pytest.fixture
     async def cluster(self, served: ApiServer) -> AsyncIterator[Cluster]:

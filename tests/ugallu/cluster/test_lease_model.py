@@ -76,7 +76,7 @@ class World:
         await event.wait()
 
     async def play(self, end: float, look: Callable[[], None]) -> None:
-        """Let events happen, one after the other, and look after each."""
+        """Let events happen, one after the other, and look after each and at the end."""
         await self._settle()
         look()
         while self._due and self._due[0][0] <= end:
@@ -85,6 +85,7 @@ class World:
             await self._settle()
             look()
         self.now = end
+        look()
 
     async def _settle(self) -> None:
         for _ in range(TURNS):
