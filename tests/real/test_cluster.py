@@ -6,11 +6,10 @@ import anyio
 import pytest
 
 from tests.rig.cluster import ApiServer
-from ugallu.api.crd import crd
-from ugallu.api.kinds import KINDS
 from ugallu.api.sigma import SigmaRule
 from ugallu.cluster.kubernetes import auth
 from ugallu.cluster.kubernetes.client import KubernetesCluster
+from ugallu.cluster.kubernetes.http import Patience
 from ugallu.cluster.port import Cluster, UnavailableError
 from ugallu.testing.contracts.cluster import ClusterContract, rule, unique
 
@@ -20,18 +19,19 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def served(api: ApiServer) -> ApiServer:
     """Return the API with every kind of ours."""
-    api.apply(*(crd(kind) for kind in KINDS))
-    api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    api.serve_kinds()
     return api
 
 
 class TestKubernetes(ClusterContract):
     collects_garbage = False
-    bookmark_within = 75.0
+    bookmark_within = 30.0
 
     @pytest.fixture
     async def cluster(self, served: ApiServer) -> AsyncIterator[Cluster]:
-        cluster = await KubernetesCluster.open(auth.from_kubeconfig(served.kubeconfig))
+        # A server's minute between bookmarks is fixed, but one also comes shortly before a watch's time is over.
+        access, patience = auth.from_kubeconfig(served.kubeconfig), Patience(watch=15)
+        cluster = await KubernetesCluster.open(access, patience=patience)
         yield cluster
         await cluster.close()
 

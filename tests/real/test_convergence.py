@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from tests.rig.cluster import ApiServer
-from ugallu.api.crd import crd
 from ugallu.api.sigma import SigmaRule
 from ugallu.cluster.cache import SharedCache, SharedView
 from ugallu.cluster.kubernetes import auth
@@ -162,8 +161,7 @@ class Listener:
 def own() -> Iterator[ApiServer]:
     """Return an API server to be handled roughly."""
     with ApiServer() as api:
-        api.apply(crd(SigmaRule))
-        api.wait("the kind", lambda: api.request("GET", "/apis/security.ugallu.io/v1alpha1/sigmarules")[0] == 200)
+        api.serve_kinds()
         yield api
 
 

@@ -57,9 +57,7 @@ MADE_OF_DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def kinds(api: ApiServer) -> ApiServer:
     """Return the API with all our kinds, established."""
-    api.apply(*map(crd, KINDS))
-    names = [f"crd/{kind.kind_info.plural}.{kind.kind_info.group}" for kind in KINDS]
-    api.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+    api.serve_kinds()
     return api
 
 

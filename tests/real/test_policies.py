@@ -13,9 +13,7 @@ import pytest
 import yaml
 
 from tests.rig.cluster import ApiServer, ControlPlane
-from ugallu.api.crd import crd
 from ugallu.api.forensics import ForensicsConfig
-from ugallu.api.kinds import KINDS
 from ugallu.api.meta import Kind
 from ugallu.api.policies import policies
 from ugallu.testing.contracts.policies import BEFORE, CASES, VALUES, Case, Document, merge_patch
@@ -126,14 +124,10 @@ def cluster() -> Iterator[ApiServer]:
 @pytest.fixture(scope="module")
 def server(cluster: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return a server that stored what the cases find, before it enforced the policies."""
-    cluster.apply(*map(crd, KINDS), CILIUM, EVERYBODY, ACCOUNT)
+    cluster.apply(CILIUM, EVERYBODY, ACCOUNT)
     cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    cluster.serve_kinds()
     server = Server(cluster, tmp_path_factory.mktemp("keys"))
-
-    def stored() -> bool:
-        return all(server.ask("GET", place(kind.kind_info))[0] == 200 for kind in KINDS)
-
-    cluster.wait("every kind served", stored)
     for kind, document in BEFORE:
         store(server, kind, document)
     for case in CASES:

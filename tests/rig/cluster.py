@@ -22,6 +22,9 @@ import yaml
 from tests.rig import go
 from tests.rig.ground import Ground, Process, RigError, free_port, wait
 from tests.rig.keys import Authority, Pair, service_accounts
+from ugallu.api.crd import crd
+from ugallu.api.kinds import KINDS
+from ugallu.api.meta import API_VERSION
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
@@ -233,6 +236,12 @@ class ApiServer:
         """Apply these objects as the admin, server-side."""
         text = yaml.safe_dump_all(documents, sort_keys=False)
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
+
+    def serve_kinds(self) -> None:
+        """Install the kinds of the API group, and wait until each can be listed: established comes before that."""
+        self.apply(*map(crd, KINDS))
+        paths = [f"/apis/{API_VERSION}/{kind.kind_info.plural}" for kind in KINDS]
+        self.wait("every kind served", lambda: all(self.request("GET", path)[0] == 200 for path in paths), 60)
 
     def request(self, method: str, path: str, body: object = None, *, token: str = "") -> tuple[int, bytes]:
         """Send one request as the admin, or with only this bearer token; return status and body."""

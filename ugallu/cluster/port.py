@@ -14,7 +14,7 @@ implementation to them:
   dependents (`ownerReferences` by uid) are collected.
 * `list` is consistent at one resourceVersion and pages; a `continue` token that is too old is `GoneError`.
 * `watch` starts behind a resourceVersion and yields every later change in order, each object once a change; it
-  sends a `Bookmark` at least once a minute while nothing happens, and raises `GoneError` when history no longer
+  sends a `Bookmark` every minute or two while nothing happens, and raises `GoneError` when history no longer
   reaches back: list again.
 * Selectors: labels as in `kubectl -l` (`a=b,c!=d,e in (f,g),h,!i`), fields as in `--field-selector`
   (`metadata.name`, `metadata.namespace`, and `=`, `==`, `!=` on those that the kind declares).

@@ -69,8 +69,8 @@ class Patience(msgspec.Struct, frozen=True):
     """A whole request, its turn in the lane included."""
     lease: float = 5.0
     """The same for a Lease: an election tries every two seconds and gives up after ten."""
-    quiet: float = 90.0
-    """A watch without a word: the API server sends a bookmark each minute."""
+    quiet: float = 165.0
+    """A watch without a word: the API server sends a bookmark each minute, the first after two at times."""
     watch: int = 480
     """About how long a watch may last until it is opened anew; spread by a quarter."""
 
