@@ -1,0 +1,262 @@
+"""Each role at work on a real API server, with its ServiceAccount's rights and no others: enough of them, and none in vain.
+
+The server's own audit log is the witness, and it is what the rules read as well.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.rig.cluster import ApiServer, Options
+from ugallu.operator.contract import Grant
+from ugallu.operator.rights import rights
+from ugallu.runtime.attestor.operator import Attestor
+from ugallu_audit_detection.operator import AuditDetection
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).parents[2]
+EVERYTHING: Final = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "RequestResponse"}],
+}
+IN_RESERVE: Final = {
+    ("security.ugallu.io", "attestationbundles", "list"): "for servers that stream no lists (WatchList)",
+    ("security.ugallu.io", "securityevents", "list"): "for servers that stream no lists (WatchList)",
+    ("security.ugallu.io", "sigmarules", "list"): "for servers that stream no lists (WatchList)",
+    ("security.ugallu.io", "auditdetectionconfigs", "list"): "for servers that stream no lists (WatchList)",
+}
+"""Rights that a run need not use, each with its reason."""
+ROLES: Final = {Attestor: "attestor", AuditDetection: "audit-detection"}
+USERS: Final = {kind: f"system:serviceaccount:ugallu-system:ugallu-{name}" for kind, name in ROLES.items()}
+
+
+@dataclass
+class Role:
+    """One `ugallu run` with a ServiceAccount's token."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(40)
+
+
+@dataclass
+class Installed:
+    """A cluster with the overlay `standard`, its two roles at work, and an attack behind it."""
+
+    api: ApiServer
+    folder: Path
+    roles: dict[str, Role]
+
+    def start(self, name: str, state: str, *more: str) -> Role:
+        config = self.api.kubeconfig_with(self.api.token("ugallu-system", f"ugallu-{name}"))
+        log = self.folder / f"{state}.log"
+        command = [
+            sys.executable, "-m", "ugallu", "run", "--kubeconfig", str(config), "--enable", name, "--state",
+            str(self.folder / state), "--health", "", "--metrics", "", "--log-format", "json", *more,
+        ]  # fmt: skip
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=self.api.environ, cwd="/")
+        return Role(process, log)
+
+    def events(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.api.kubectl("get", "securityevents", "-o", "json"))["items"]
+        return found
+
+    def requests(self, user: str) -> list[dict[str, Any]]:
+        return [event for event in self.api.audit() if event["user"].get("username") == user]
+
+
+def attack(api: ApiServer) -> None:
+    """What an intruder does who took a workload over: looks at secrets, starts a way to the node, makes itself admin."""
+    api.kubectl("create", "namespace", "shop")
+    api.kubectl("create", "serviceaccount", "web", "-n", "shop")
+    api.kubectl("create", "serviceaccount", "default", "-n", "shop")
+    api.kubectl("create", "clusterrolebinding", "web", "--clusterrole=cluster-admin", "--serviceaccount=shop:web")
+    web = api.kubeconfig_with(api.token("shop", "web"))
+
+    def allowed() -> bool:
+        return api.kubectl("auth", "can-i", "*", "*", kubeconfig=web).strip() == "yes"
+
+    api.wait("the binding", allowed)
+    api.kubectl("get", "secrets", "-A", kubeconfig=web)
+    privileged = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "way-out", "namespace": "shop"},
+        "spec": {
+            "hostPID": True,
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "c", "image": "busybox:1", "securityContext": {"privileged": True}}],
+            "volumes": [{"name": "node", "hostPath": {"path": "/"}}],
+        },
+    }
+    api.kubectl("create", "-f", "-", stdin=json.dumps(privileged), kubeconfig=web)
+
+
+EXPECTED: Final = {"ClusterAdminGranted", "PrivilegedPodChange", "HostPathMount", "KubernetesAPICall"}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    folder = tmp_path_factory.mktemp("rights")
+    policy = folder / "policy.yaml"
+    policy.write_text(yaml.safe_dump(EVERYTHING))
+    with ApiServer(Options(audit_policy=policy)) as api:
+        api.serve_kinds()
+        api.kubectl(
+            "apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "manifests" / "overlays" / "standard")
+        )
+        api.kubectl("apply", "--server-side", "-f", str(ROOT / "examples" / "rules"))
+        config = {
+            "apiVersion": "security.ugallu.io/v1alpha1",
+            "kind": "AuditDetectionConfig",
+            "metadata": {"name": "default"},
+        }
+        api.apply({**config, "spec": {"consumers": [{"name": "nobody"}]}})
+        at = Installed(api, folder, {})
+        at.roles["attestor"] = at.start("attestor", "attestor", "--evidence", "local")
+        at.roles["audit-detection"] = at.start(
+            "audit-detection", "detection", "--audit-log", str(api.audit_log), "--from-start"
+        )
+        try:
+            attack(api)
+            at.api.wait("every event attested", lambda: settled(at), 90)
+            # A second process without the first one's memory finds the same facts under the same names.
+            again = at.start("audit-detection", "again", "--audit-log", str(api.audit_log), "--from-start")
+            at.roles["again"] = again
+            at.api.wait("what was there is read back", lambda: read_back(at), 60)
+            # What its rules counted it writes as it goes.
+            assert at.roles.pop("again").stop() == 0, again.log.read_text()[-2000:]
+            yield at
+        finally:
+            codes = {name: role.stop() for name, role in at.roles.items()}
+        assert codes == dict.fromkeys(codes, 0), [role.log.read_text()[-2000:] for role in at.roles.values()]
+
+
+def settled(at: Installed) -> bool:
+    dead = [name for name, role in at.roles.items() if role.process.poll() is not None]
+    assert not dead, at.roles[dead[0]].log.read_text()[-3000:]
+    events = at.events()
+    return {event["spec"]["type"] for event in events} >= EXPECTED and all(
+        event.get("status", {}).get("phase") == "Attested" for event in events
+    )
+
+
+def read_back(at: Installed) -> bool:
+    return any(
+        event["verb"] == "get" and event["objectRef"]["resource"] == "securityevents"
+        for event in at.requests(USERS[AuditDetection])
+        if "objectRef" in event
+    )
+
+
+def test_the_attack_is_found_and_sealed(installed: Installed) -> None:
+    """`kubectl get securityevents` is the dashboard: class, type, severity, phase and subject of each."""
+    lines = installed.api.kubectl("get", "securityevents").splitlines()
+    assert lines[0].split() == ["NAME", "CLASS", "TYPE", "SEVERITY", "PHASE", "SUBJECT", "AGE"]
+    assert any({"ClusterAdminGranted", "critical", "Attested", "web"} <= set(line.split()) for line in lines)
+    names = [event["spec"]["source"]["name"] for event in installed.events()]
+    assert set(names) == {"ugallu-audit-detection"}
+    uid = json.loads(installed.api.kubectl("get", "namespace", "kube-system", "-o", "json"))["metadata"]["uid"]
+    assert {event["spec"]["clusterIdentity"]["clusterID"] for event in installed.events()} == {uid}
+
+
+def test_the_same_facts_have_the_same_names(installed: Installed) -> None:
+    """A process that starts anew, or beside another one, makes nothing twice."""
+    events = installed.events()
+    facts = [
+        (event["spec"]["type"], event["spec"]["subject"].get("uid") or event["spec"]["subject"]["name"], event["spec"]["correlationID"],
+         event["spec"]["signals"].get("rule"))
+        for event in events
+    ]  # fmt: skip
+    assert len(set(facts)) == len(facts)
+
+
+@pytest.mark.parametrize("kind", ROLES, ids=ROLES.values())
+def test_no_right_is_missing(installed: Installed, kind: type[Any]) -> None:
+    """The server never had to refuse a role anything."""
+    refused = [
+        (event["verb"], event["requestURI"])
+        for event in installed.requests(USERS[kind])
+        if event.get("responseStatus", {}).get("code") in (401, 403)
+    ]
+    assert refused == []
+
+
+@pytest.mark.parametrize("kind", ROLES, ids=ROLES.values())
+def test_no_right_is_granted_in_vain(installed: Installed, kind: type[Any]) -> None:
+    """What a role may do it does, or a reason is listed."""
+    used = {
+        (ref.get("apiGroup", ""), "/".join(filter(None, (ref["resource"], ref.get("subresource", "")))), event["verb"])
+        for event in installed.requests(USERS[kind])
+        if (ref := event.get("objectRef"))
+    }
+    unused = {right for grant in rights(kind) for right in spelled(grant)} - used
+    assert unused - set(IN_RESERVE) == set()
+
+
+def spelled(grant: Grant) -> set[tuple[str, str, str]]:
+    return {(grant.group, resource, verb) for resource in grant.resources for verb in grant.verbs}
+
+
+@pytest.mark.parametrize("kind", ROLES, ids=ROLES.values())
+def test_a_role_at_rest_asks_less_than_once_a_second(installed: Installed, kind: type[Any]) -> None:
+    """Leases apart, which are renewed every few seconds."""
+    asked = [
+        event for event in installed.requests(USERS[kind]) if event.get("objectRef", {}).get("resource") != "leases"
+    ]
+    times = sorted(event["stageTimestamp"] for event in asked)
+    writes = [event for event in asked if event["verb"] in ("create", "patch")]
+    # Everything that was ever asked: a start, and what each event costs. There is no polling in it.
+    assert len(asked) - len(writes) < 20 + 3 * len(installed.events()), times
+
+
+def test_doctor_finds_the_cluster_well(installed: Installed) -> None:
+    """Kinds and policies are ours, the clock agrees; that no Pod of ours runs here is said, with the line that mends it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ugallu", "doctor", "--kubeconfig", str(installed.api.kubeconfig), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    checks = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
+    assert {name: checks[name]["verdict"] for name in ("server", "clock", "kinds", "policies", "policy bindings")} == {
+        "server": "ok", "clock": "ok", "kinds": "ok", "policies": "ok", "policy bindings": "ok",
+    }, checks  # fmt: skip
+    assert checks["pods"]["verdict"] == "warn"
+    assert "kubectl apply" in checks["pods"]["fix"]
+
+
+def test_doctor_names_what_was_changed(installed: Installed) -> None:
+    """A policy that somebody weakened, and a kind that is gone, are named with the line that mends them."""
+    api = installed.api
+    binding = "validatingadmissionpolicybinding/ugallu.spec-immutable"
+    api.kubectl("patch", binding, "--type=merge", "-p", '{"spec":{"validationActions":["Audit"]}}')
+    api.kubectl("delete", "crd", "backupverifyruns.security.ugallu.io")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ugallu", "doctor", "--kubeconfig", str(api.kubeconfig)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        api.kubectl("patch", binding, "--type=merge", "-p", '{"spec":{"validationActions":["Deny"]}}')
+    assert done.returncode == 1
+    assert "ugallu.spec-immutable (validationActions[0])" in done.stdout
+    assert "1 of 22 are missing: backupverifyruns.security.ugallu.io" in done.stdout
+    assert "-> kubectl apply" in done.stdout
