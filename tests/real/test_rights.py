@@ -241,6 +241,25 @@ def test_doctor_finds_the_cluster_well(installed: Installed) -> None:
     assert "kubectl apply" in checks["pods"]["fix"]
 
 
+def test_a_server_that_is_killed_again_and_again_costs_nothing(installed: Installed) -> None:
+    """What happens between two deaths of the API server is found, sealed, and told once, by the processes that were there."""
+    api = installed.api
+    names = [f"again-{number}" for number in range(3)]
+    for name in names:
+        api.kubectl("create", "clusterrolebinding", name, "--clusterrole=cluster-admin", f"--user={name}")
+        api.restart()
+
+    def told() -> bool:
+        found = [event for event in installed.events() if event["spec"]["subject"]["name"] in names]
+        sealed = [
+            event["spec"]["subject"]["name"] for event in found if event.get("status", {}).get("phase") == "Attested"
+        ]
+        return sorted(sealed) == names
+
+    api.wait("each found and sealed once", told, 90)
+    assert [role.process.poll() for role in installed.roles.values()] == [None, None]
+
+
 def test_doctor_names_what_was_changed(installed: Installed) -> None:
     """A policy that somebody weakened, and a kind that is gone, are named with the line that mends them."""
     api = installed.api
