@@ -18,19 +18,27 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit with 1 and name each file that is not current"
     )
+    parser.add_argument(
+        "--docs", type=Path, metavar="DIR", help="also the pages that are made from the code: API, policies, monitoring"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write, or compare."""
+    from ugallu.manifests.pages import pages
     from ugallu.manifests.tree import compare, tree, write
     from ugallu.supervisor.registry import installed
 
-    files = tree([line.load() for line in installed().values()])
-    found = list(compare(files, args.directory)) if args.check else write(files, args.directory)
-    for path, how in found:
-        print(f"{args.directory / path}: {how if args.check else DID[how]}")
-    return FAILED if args.check and found else DONE
+    there = {args.directory: tree([line.load() for line in installed().values()])}
+    if args.docs is not None:
+        there[args.docs] = pages()
+    current = True
+    for directory, files in there.items():
+        for path, how in list(compare(files, directory)) if args.check else write(files, directory):
+            print(f"{directory / path}: {how if args.check else DID[how]}")
+            current = False
+    return FAILED if args.check and not current else DONE
 
 
 DID = {"missing": "written", "differs": "written", "stale": "removed"}

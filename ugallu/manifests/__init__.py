@@ -10,4 +10,6 @@ network     who may talk to whom
 people      ClusterRoles for those who work with the objects
 monitoring  what a Prometheus and a Grafana take from us
 tree        all of it as files of one Kustomize tree; compares and writes
+policies    the page on the admission policies
+pages       the pages of docs/ that are made from the code
 """

@@ -25,6 +25,7 @@ from ugallu.manifests.roles import Role
 from ugallu.manifests.workloads import workload
 from ugallu.operator.contract import Operator
 
+OVERLAYS: Final = ("standard", "hardened", cast.LOCAL)
 _IMAGE: Final = {"name": IMAGE, "newName": IMAGE, "newTag": __version__}
 
 
@@ -67,7 +68,7 @@ def folders(operators: Sequence[type[Operator[Any]]]) -> Iterator[Folder]:
     roads = ("audit-file",)
     yield _overlay("standard", [role for role in single if role.name not in roads])
     yield _overlay("hardened", [role for role in double if role.name not in roads], strict=True)
-    yield _overlay("local", [together])
+    yield _overlay(cast.LOCAL, [together])
 
 
 def compare(files: dict[str, str], directory: Path) -> Iterator[Difference]:
@@ -151,7 +152,7 @@ def _rights_of(role: Role) -> str:
 
 
 def _overlay(name: str, chosen: Sequence[Role], *, strict: bool = False) -> Folder:
-    changed = changes(_guards(PolicyValues()), _guards(_values(name)))
+    changed = changes(_guards(PolicyValues()), _guards(values_of(name)))
     if strict:
         changed += changes(network.of_namespaces(strict=False), network.of_namespaces(strict=True))
     return Folder(
@@ -166,8 +167,8 @@ def _guards(values: PolicyValues) -> list[Document]:
     return [document for pair in _policies(values).values() for document in pair]
 
 
-def _values(overlay: str) -> PolicyValues:
-    """What the policies of an overlay must know: `local` does everything as one account."""
+def values_of(overlay: str) -> PolicyValues:
+    """Return what the policies of an overlay must know: `local` does everything as one account."""
     if overlay == cast.LOCAL:
         everyone = user_of(f"{APP}-{cast.LOCAL}", SYSTEM)
         return PolicyValues(attestor=everyone, emitters=(everyone,))

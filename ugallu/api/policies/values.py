@@ -22,9 +22,9 @@ class PolicyValues(msgspec.Struct, frozen=True, kw_only=True):
     ack_authorized: tuple[str, ...] = ()
     """`ackAuthorizedSAs`: may acknowledge events. Empty: nobody."""
     ttl_namespace: str = SYSTEM
-    """`ttlControllerNamespace`."""
+    """`ttlControllerNamespace`: where the account lives that archives and deletes."""
     ttl_name: str = "ugallu-ttl"
-    """`ttlControllerSAName`."""
+    """`ttlControllerSAName`: how it is called."""
     frozen_label_authorized: tuple[str, ...] = (account(PRIVILEGED, "ugallu-forensics"),)
     """`frozenLabelAuthorizedSAs`: the forensics account, which alone freezes Pods and writes Forensic events."""
     forensics_ack_authorized: tuple[str, ...] = ()
