@@ -11,12 +11,21 @@ from typing import Protocol
 
 import msgspec
 
+from ugallu.errors import TransientError
+
+
+class FullError(TransientError):
+    """No room for these records before readers have got on."""
+
 
 class Retention(msgspec.Struct, frozen=True):
     """How much history stays. Read records go when either bound is passed; unread ones go last, counted as lost."""
 
     max_bytes: int = 1 << 30
     max_age_seconds: float = 24 * 3600.0
+    refuse: bool = False
+    """For a spool: what every reader is done with goes at once, what is unread stays, and an append that would pass
+    `max_bytes` is refused with `FullError`."""
 
 
 class Record(msgspec.Struct, frozen=True):

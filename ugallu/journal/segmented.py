@@ -13,6 +13,7 @@ whatever may reappear in the old tail void.
 
 import contextlib
 import errno
+import math
 import os
 import re
 import threading
@@ -30,7 +31,7 @@ from ugallu.errors import PermanentError, TransientError
 from ugallu.journal.cursors import CursorFiles, check_name
 from ugallu.journal.files import Files, SystemFiles, sync_directory, write_all
 from ugallu.journal.frames import HEADER_BYTES, Frame, Header, Hole, encode_frame
-from ugallu.journal.port import Cursor, Record, Retention
+from ugallu.journal.port import Cursor, FullError, Record, Retention
 from ugallu.journal.segment import Segment
 from ugallu.logs import Logger
 from ugallu.metrics import Metrics
@@ -152,6 +153,18 @@ class SegmentedJournal:
     def last(self) -> int:
         """Sequence number of the last durable record, 0 when there is none."""
         return self._last
+
+    @property
+    def first(self) -> int:
+        """Sequence number of the oldest record kept, or of the next one when there is none."""
+        with self._books:
+            return self._segments[0].first
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        with self._books:
+            return sum(segment.end for segment in self._segments)
 
     @property
     def haunted(self) -> bool:
@@ -308,7 +321,7 @@ class SegmentedJournal:
 
     def _tell(self) -> None:
         """Bring the metrics up to date; on the event loop, since they are not made for threads."""
-        self._metrics.gauge("ugallu_journal_bytes", sum(segment.end for segment in self._segments))
+        self._metrics.gauge("ugallu_journal_bytes", self.size)
         for name, reader in self._readers.items():
             fresh = reader.lost - self._lost_told.get(name, 0)
             if fresh > 0:
@@ -336,14 +349,22 @@ class SegmentedJournal:
     def _store(self, group: list[_Ticket]) -> None:
         parts: list[bytes] = []
         frames: list[Frame] = []
+        taken: list[_Ticket] = []
         first = self._last + 1
         offset = 0
+        room = self._room(sum(ticket.size for ticket in group))
         for ticket in group:
             part = encode_frame(first, ticket.records, self._last)
+            if offset + len(part) > room:
+                ticket.error = FullError("full", where=str(self._path), fix="it empties as its readers get on")
+                continue
             frames.append(Frame(first, first + len(ticket.records), self._last, offset, offset + len(part)))
             parts.append(part)
+            taken.append(ticket)
             offset += len(part)
             first += len(ticket.records)
+        if not taken:
+            return
         segment = self._writable(offset)
         frames = [frame._replace(start=frame.start + segment.end, end=frame.end + segment.end) for frame in frames]
         try:
@@ -354,9 +375,20 @@ class SegmentedJournal:
         with self._books:
             segment.publish(frames)
             self._last = first - 1
-        for ticket, frame in zip(group, frames, strict=True):
+        for ticket, frame in zip(taken, frames, strict=True):
             ticket.last = frame.following - 1
         self._retire()
+
+    def _room(self, wanted: int) -> float:
+        """Return how many bytes may be appended now."""
+        if not self._retention.refuse:
+            return math.inf
+        self._retire()
+        active = self._segments[-1]
+        if self.size + wanted > self._retention.max_bytes and active.first < active.next <= self._done() + 1:
+            self._roll(active.next)
+            self._retire()
+        return self._retention.max_bytes - self.size
 
     def _writable(self, size: int) -> Segment:
         active = self._segments[-1]
@@ -400,21 +432,31 @@ class SegmentedJournal:
                 self._roll(self._last + 1)
 
     def _retire(self) -> None:
-        """Remove whole segments from the front: read ones past either bound, unread ones past the size alone."""
+        """Remove whole segments from the front: read ones past either bound, unread ones past the size alone.
+
+        Where appends are refused instead, read ones at once and unread ones never.
+        """
+        refuse = self._retention.refuse
         now = self._clock.now().timestamp()
         with self._books:
             total = sum(segment.end for segment in self._segments)
-            done = min((reader.cursor.seq for reader in self._readers.values()), default=0)
+            done = self._done()
             while len(self._segments) > 1:
                 oldest = self._segments[0]
+                read = oldest.next - 1 <= done
                 aged = now - self._segments[1].created > self._retention.max_age_seconds
-                if total <= self._retention.max_bytes and not (aged and oldest.next - 1 <= done):
+                if not (read if refuse else total > self._retention.max_bytes or (aged and read)):
                     return
                 if not self._remove(oldest):
                     return
                 total -= oldest.end
                 for reader in self._readers.values():
                     reader.lost += max(0, oldest.next - 1 - max(reader.cursor.seq, oldest.first - 1))
+
+    def _done(self) -> int:
+        """Return the sequence number up to which every reader has read."""
+        with self._books:
+            return min((reader.cursor.seq for reader in self._readers.values()), default=0)
 
     def _remove(self, segment: Segment) -> bool:
         segment.release()

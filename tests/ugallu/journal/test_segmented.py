@@ -15,7 +15,7 @@ import pytest
 from ugallu.clock import Clock, SystemClock
 from ugallu.errors import PermanentError, TransientError
 from ugallu.journal.files import Files
-from ugallu.journal.port import Cursor, Reader, Record, Retention
+from ugallu.journal.port import Cursor, FullError, Reader, Record, Retention
 from ugallu.journal.segmented import SegmentedJournal
 from ugallu.logs import logger
 from ugallu.metrics import Metrics
@@ -354,6 +354,65 @@ async def test_age(tmp_path: Path) -> None:
     await journal.append([b"y"])
     assert len(texts(journal)) < 15
     assert journal.books()["lost.x"] == 0
+    journal.close()
+
+
+async def fill(journal: SegmentedJournal, batch: list[bytes]) -> None:
+    while True:
+        await journal.append(batch)
+
+
+async def test_a_spool_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    """Nothing unread is ever removed: an append over the size is refused whole, and fits once readers have got on."""
+    journal = opened(tmp_path, Retention(max_bytes=64 << 10, refuse=True))
+    reader = journal.reader("test")
+    batch = [b"x" * 1000] * 10
+    with pytest.raises(FullError):
+        await fill(journal, batch)
+    accepted = journal.last
+    assert accepted % 10 == 0
+    assert journal.size <= 64 << 10
+    assert await journal.append([b"small"]) == accepted + 1
+    assert len(texts(journal)) == accepted + 1
+    reader.save(Cursor(accepted + 1))
+    assert await journal.append(batch) == accepted + 11
+    assert journal.first > 1
+    assert "lost.test" in journal.books()
+    assert journal.books()["lost.test"] == 0
+    journal.close()
+
+
+async def test_a_spool_that_was_read_has_room_for_one_large_append(tmp_path: Path) -> None:
+    """What fills the segment in use is in nobody's way once it is read."""
+    journal = opened(tmp_path, Retention(max_bytes=64 << 10, refuse=True))
+    reader = journal.reader("test")
+    large = [b"x" * (60 << 10)]
+    for number in range(1, 5):
+        assert await journal.append(large) == number
+        with pytest.raises(FullError):
+            await journal.append(large)
+        reader.save(Cursor(number))
+    assert len(segments(tmp_path)) == 1
+    journal.close()
+
+
+async def test_only_the_append_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """Appends that share an fsync do not share a refusal."""
+    journal = opened(tmp_path, Retention(max_bytes=64 << 10, refuse=True))
+    journal.reader("test")
+    refused: list[str] = []
+
+    async def add(name: str, size: int) -> None:
+        try:
+            await journal.append([name.encode() * size])
+        except FullError:
+            refused.append(name)
+
+    async with anyio.create_task_group() as tg:
+        for name, size in (("a", 100), ("b", 100), ("c", 70_000), ("d", 100)):
+            tg.start_soon(add, name, size)
+    assert refused == ["c"]
+    assert sorted(text[:1] for text in texts(journal)) == [b"a", b"b", b"d"]
     journal.close()
 
 
