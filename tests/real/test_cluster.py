@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from tests.rig.cluster import ApiServer
+from tests.rig.cluster import ControlPlane
 from ugallu.api.sigma import SigmaRule
 from ugallu.cluster.kubernetes import auth
 from ugallu.cluster.kubernetes.client import KubernetesCluster
@@ -16,25 +16,24 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
-def served(api: ApiServer) -> ApiServer:
-    """Return the API with every kind of ours."""
-    api.serve_kinds()
-    return api
+def served(control_plane: ControlPlane) -> ControlPlane:
+    """Return a control plane, whose controllers collect garbage, with every kind of ours."""
+    control_plane.serve_kinds()
+    return control_plane
 
 
 class TestKubernetes(ClusterContract):
-    collects_garbage = False
     # The first one comes after one to two minutes; that a watch resumes from one, test_access proves with a stream's.
     bookmark_within = 0.0
 
     @pytest.fixture
-    async def cluster(self, served: ApiServer) -> AsyncIterator[Cluster]:
+    async def cluster(self, served: ControlPlane) -> AsyncIterator[Cluster]:
         cluster = await KubernetesCluster.open(auth.from_kubeconfig(served.kubeconfig))
         yield cluster
         await cluster.close()
 
     @pytest.fixture(autouse=True)
-    def _api(self, served: ApiServer) -> None:
+    def _api(self, served: ControlPlane) -> None:
         self.api = served
 
     async def forget_history(self, cluster: Cluster) -> bool:

@@ -7,11 +7,12 @@ theirs for minutes and never take one from a request. Whatever goes wrong on the
 import contextlib
 import enum
 import socket
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import aiohttp
-import anyio.lowlevel
+import anyio
 import msgspec
 from aiohttp.typedefs import StrOrURL
 from yarl import URL
@@ -36,6 +37,7 @@ USER_AGENT: Final = f"ugallu/{__version__}"
 Socket: TypeAlias = "aiohttp.ClientWebSocketResponse[Any]"
 _IDLE: Final = 60.0
 """Seconds that an unused connection is kept: less than the 90 s after which the API server closes it."""
+_CLOSING: Final = 1.0
 _REFUSAL_BYTES: Final = 1 << 20
 _MESSAGE_BYTES: Final = 4 << 20
 """Of a WebSocket; kubelets send 32 KiB."""
@@ -110,6 +112,7 @@ class Transport:
         self._metrics = metrics
         self._lanes: dict[Lane, aiohttp.ClientSession] = {}
         self._calls: set[anyio.CancelScope] = set()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._streams: set[aiohttp.ClientResponse] = set()
 
     async def call(self, call: Call, *, limit: int) -> Answer:
@@ -167,9 +170,10 @@ class Transport:
         lanes, self._lanes = list(self._lanes.values()), {}
         for session in lanes:
             await session.close()
-        # asyncio closes sockets in turns of its own, and complains when there is no next turn.
-        for _ in range(2):
-            await anyio.lowlevel.checkpoint()
+        # asyncio closes sockets in turns of its own, those of TLS by a timer, and complains when there is no next turn.
+        with anyio.move_on_after(_CLOSING):
+            while any(made.fileno() != -1 for made in self._sockets):  # noqa: ASYNC110 - sockets tell nobody
+                await anyio.sleep(0.001)
 
     @contextlib.contextmanager
     def _open(self, seconds: float) -> Iterator[None]:
@@ -186,13 +190,18 @@ class Transport:
             raise UnavailableError("the cluster is closed")
         if lane not in self._lanes:
             self._lanes[lane] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=lane.value, keepalive_timeout=_IDLE, socket_factory=_socket),
+                connector=aiohttp.TCPConnector(limit=lane.value, keepalive_timeout=_IDLE, socket_factory=self._socket),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # Unpacking costs us more than the bytes cost the network, and packing costs the server's cores.
                 headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
                 read_bufsize=_BUFFER,
             )
         return self._lanes[lane]
+
+    def _socket(self, address: Any) -> socket.socket:  # noqa: ANN401 - aiohttp's AddrInfoType
+        made = _socket(address)
+        self._sockets.add(made)
+        return made
 
     async def _send(self, call: Call, pace: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         """Return an answer that is good, its body unread; a 401 is tried once more if there are other credentials."""
