@@ -183,7 +183,7 @@ EVENTS: Final = Group(
             "sum by (reason) (rate(ugallu_emitter_dropped_total[5m])) > 0.05",
             "5m",
             Severity.WARNING,
-            "Findings become no events: {{ $labels.reason }}, {{ $value | humanize }} a second",
+            'Findings become no events: {{ $labels.reason }}, {{ printf "%.2f" $value }} a second',
             "They are counted and reported as SourceRateLimited events, and are not objects. `object_budget` "
             "means more than "
             "the budget of objects in an hour (high and critical ones pass); every other reason is a fault.",
