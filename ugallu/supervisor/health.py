@@ -15,6 +15,7 @@ import structlog
 
 from ugallu.errors import PermanentError
 from ugallu.metrics import CONTENT_TYPE, Metrics
+from ugallu.net.address import split_address
 
 HEAD_BYTES = 8192
 DEADLINE_SECONDS = 5.0
@@ -66,16 +67,6 @@ class Probes:
             # Tens of milliseconds at thousands of series: not in the loop.
             return Answer("200 OK", CONTENT_TYPE, await anyio.to_thread.run_sync(self._metrics.render))
         return Answer("404 Not Found", TEXT, b"/healthz /readyz /metrics\n")
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of `host:port`, `[v6]:port` or `:port` (every interface); raises `PermanentError`."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise PermanentError(
-            f"no address: {address!r}", where="listen", fix="write HOST:PORT, for example 127.0.0.1:8081"
-        )
-    return host.strip("[]"), int(port)
 
 
 async def serve(

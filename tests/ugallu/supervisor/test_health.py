@@ -10,7 +10,8 @@ import structlog
 
 from ugallu.errors import PermanentError
 from ugallu.metrics import Metrics
-from ugallu.supervisor.health import HEAD_BYTES, Probes, Readiness, serve, split_address
+from ugallu.net.address import split_address
+from ugallu.supervisor.health import HEAD_BYTES, Probes, Readiness, serve
 
 LOG = structlog.wrap_logger(structlog.ReturnLogger())
 
