@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 from ugallu.api.core import Lease
-from ugallu.api.meta import Condition, Kind, Resource, Wire
+from ugallu.api.meta import Kind, Resource, Wire
 from ugallu.cli.diagnosis import Finding
 from ugallu.cli.likeness import differences
 from ugallu.clock import Clock
@@ -80,11 +80,18 @@ class PodArgs(Wire, frozen=True, kw_only=True):
     containers: tuple[ContainerArgs, ...] = ()
 
 
+class PodCondition(Wire, frozen=True, kw_only=True):
+    """One aspect of a Pod: unlike ours it may come without a reason."""
+
+    type: str
+    status: str
+
+
 class PodState(Wire, frozen=True, kw_only=True):
     """How a Pod fares."""
 
     phase: str = ""
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[PodCondition, ...] = ()
 
 
 class OurPod(Resource, frozen=True, kw_only=True):
