@@ -15,12 +15,13 @@ class Backoff:
     attempts: int = 0
     _random: random.Random = field(default_factory=random.Random, repr=False)
 
-    def next(self) -> float:
-        """Return the delay before the next try, in seconds."""
+    def next(self, *, at_least: float = 0.0) -> float:
+        """Return the delay before the next try, in seconds; `at_least` is spread as well, upwards."""
         plain = min(self.ceiling, self.first * self.factor**self.attempts)
         # The exponent would overflow a float after a few hundred failures; the ceiling was reached long before.
         self.attempts = min(self.attempts + 1, 64)
-        return plain * (1 + self._random.uniform(-self.jitter, self.jitter))
+        spread = self._random.uniform(-self.jitter, self.jitter)
+        return max(plain * (1 + spread), at_least * (1 + abs(spread)))
 
     def reset(self) -> None:
         """Start again at `first`: the last try succeeded."""

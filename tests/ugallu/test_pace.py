@@ -19,6 +19,13 @@ def test_backoff_grows_to_its_ceiling_and_starts_again() -> None:
     assert backoff.next() <= 0.6
 
 
+def test_a_delay_that_somebody_asked_for_is_spread_upwards() -> None:
+    """Whoever is told to come back in ten seconds is not early, and does not come with all the others."""
+    delays = [Backoff(ceiling=4.0).next(at_least=10.0) for _ in range(100)]
+    assert all(10.0 <= delay <= 12.0 for delay in delays)
+    assert len(set(delays)) > 50
+
+
 @settings(max_examples=200)
 @given(
     rate=st.floats(0.1, 1000),

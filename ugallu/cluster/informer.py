@@ -21,6 +21,9 @@ R = TypeVar("R", bound=Resource)
 
 WIDER = "wider Struct"
 """The cause of a list that only brings more fields."""
+AWAY = 4.0
+"""Longest pause in seconds while the cluster does not answer: whoever watches for intruders is back soon after it. What
+it refuses for good (rights, kinds) is asked for more patiently."""
 
 
 class _Listed(NamedTuple, Generic[R]):
@@ -73,6 +76,7 @@ class Informer(Generic[R]):
         self._failed = failed
         self._clock = clock
         self._backoff = Backoff()
+        self._away = Backoff(ceiling=AWAY)
         self._since = ""
         """Where the watch resumes; empty: list first."""
         self._cause = ""
@@ -102,10 +106,10 @@ class Informer(Generic[R]):
 
     async def _keep_current(self) -> None:
         while True:
-            wait = 0.0
+            wait, began = 0.0, self._clock.monotonic()
             try:
                 if not await self._step():
-                    wait = self._backoff.next()
+                    wait = self._pause(self._backoff, began)
             except InvalidError as error:
                 if self._since or self._streams is None:
                     wait = self._backoff.next()
@@ -116,12 +120,20 @@ class Informer(Generic[R]):
                 self._since, self._cause = "", "history too short"
                 self._fail(error)
                 wait = self._backoff.next()
+            except TransientError as error:
+                self._fail(error)
+                wait = self._pause(self._away, began, at_least=error.retry_after or 0.0)
             except UgalluError as error:
                 self._fail(error)
-                asked = error.retry_after if isinstance(error, TransientError) else None
-                wait = self._backoff.next() if asked is None else asked
+                wait = self._backoff.next()
             if wait > 0:
                 await self._clock.sleep(wait)
+
+    def _pause(self, backoff: Backoff, began: float, *, at_least: float = 0.0) -> float:
+        if self._clock.monotonic() - began > AWAY:
+            # The cluster was here for a while, without anything to tell.
+            backoff.reset()
+        return backoff.next(at_least=at_least)
 
     async def _step(self) -> bool:
         """List where that is due, then watch until the stream ends; tell whether it brought anything."""
@@ -219,6 +231,7 @@ class Informer(Generic[R]):
                 if not brought:
                     brought = True
                     self._backoff.reset()
+                    self._away.reset()
                 if self._narrow:
                     self._await(notice)
                     if not self._since:

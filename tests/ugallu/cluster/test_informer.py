@@ -10,7 +10,7 @@ import pytest
 from ugallu.api.meta import Resource
 from ugallu.api.sigma import SigmaRule
 from ugallu.cluster.embedded import EmbeddedCluster
-from ugallu.cluster.informer import Informer
+from ugallu.cluster.informer import AWAY, Informer
 from ugallu.cluster.port import (
     Change,
     Cluster,
@@ -197,7 +197,7 @@ async def test_a_first_list_that_fails_is_tried_again(error: UgalluError) -> Non
 
 
 async def test_pauses_grow_and_the_servers_wish_is_followed() -> None:
-    """Backoff doubles from try to try; Retry-After stands above it."""
+    """Backoff doubles from try to try; Retry-After stands above it, spread so that not all come back at once."""
     wish = Fault(UnavailableError("busy", retry_after=7.0))
     cluster = FaultyCluster(memory_cluster(), scripted(*[unavailable()] * 4, wish, verbs=["list"]))
     following = Following(cluster)
@@ -207,7 +207,71 @@ async def test_pauses_grow_and_the_servers_wish_is_followed() -> None:
         tasks.cancel_scope.cancel()
     first, second, third, fourth, last = following.clock.slept
     assert first < second < third < fourth
-    assert last == 7.0
+    assert 7.0 <= last <= 7.0 * 1.2
+
+
+async def test_a_server_that_says_at_once_is_given_a_moment() -> None:
+    """Retry-After: 0, and a date that has passed, are no licence to ask without a pause."""
+    wish = Fault(UnavailableError("busy", retry_after=0.0))
+    cluster = FaultyCluster(memory_cluster(), scripted(*[wish] * 4, verbs=["list"]))
+    following = Following(cluster)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        await following.informer.synced.wait()
+        tasks.cancel_scope.cancel()
+    assert len(following.clock.slept) == 4
+    assert min(following.clock.slept) >= 0.4
+
+
+async def test_after_a_long_outage_it_is_back_within_seconds() -> None:
+    """Pauses end at a few seconds while nobody answers; without rights they grow on, since a person must act."""
+    away = FaultyCluster(memory_cluster(), scripted(*[unavailable()] * 12, verbs=["list"]))
+    forbidden = FaultyCluster(memory_cluster(), scripted(*[Fault(ForbiddenError("no"))] * 12, verbs=["list"]))
+    longest = []
+    for cluster in (away, forbidden):
+        following = Following(cluster)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(following.informer.run)
+            await following.informer.synced.wait()
+            tasks.cancel_scope.cancel()
+        assert len(following.clock.slept) == 12
+        longest.append(max(following.clock.slept))
+    assert longest[0] <= 1.2 * AWAY
+    assert longest[1] > 20
+
+
+class Quiet(FaultyCluster):
+    """Watches that say nothing for a minute and break then."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster, lambda _: None)
+        self.clock = Hasty()
+        self.watched = 0
+        self.done = anyio.Event()
+
+    async def watch(
+        self, kind: type[R], *, since: str, namespace: str = "", labels: str = "", fields: str = ""
+    ) -> AsyncGenerator[Notice[R], None]:
+        self.watched += 1
+        await self.clock.advance(60.0)
+        if self.watched <= 6:
+            raise UnavailableError("cut")
+        self.done.set()
+        async for line in super().watch(kind, since=since, namespace=namespace, labels=labels, fields=fields):
+            yield line
+
+
+async def test_a_watch_that_was_there_was_no_failure() -> None:
+    """A server that is restarted every minute finds us back at once each time, whatever it had to say in between."""
+    cluster = Quiet(memory_cluster())
+    following = Following(cluster)
+    cluster.clock = following.clock
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(following.informer.run)
+        with anyio.fail_after(10):
+            await cluster.done.wait()
+        tasks.cancel_scope.cancel()
+    assert max(following.clock.slept) <= 0.6
 
 
 async def test_bookmarks_move_the_point_of_resumption() -> None:

@@ -25,6 +25,8 @@ _MESSAGE: Final = 1_000
 """Characters of a server's message that we repeat."""
 _TOO_LARGE: Final = "request is too large"
 """etcd's word for an object that does not fit; the API server passes it on as a 500, as if trying again could help."""
+_LONGEST_WAIT: Final = 60.0
+"""Seconds that a server may ask us to stay away: API servers ask for a few, whoever asks for years is mistaken."""
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -80,6 +82,8 @@ def refusal(code: int, status: Status | None, *, where: str = "", retry_after: f
     what = plain(status.message) if status is not None and status.message else f"answered with HTTP status {code}"
     if retry_after is None and status is not None and status.details is not None:
         retry_after = status.details.retry_after
+    if retry_after is not None:
+        retry_after = min(max(retry_after, 0.0), _LONGEST_WAIT)
     if code == 401:
         return ForbiddenError(what, where=where, fix="the credentials are not, or no longer, accepted")
     if code == 403:

@@ -106,6 +106,10 @@ async def test_every_answer_means_one_error(
         (status(429, "TooManyRequests", retryAfterSeconds=3), 3.0),
         (reply(503, b"", Retry_After="Thu, 01 Jan 1970 00:00:00 GMT"), 0.0),
         (reply(503, b"", Retry_After="soon"), None),
+        (reply(429, b"", Retry_After="999999999"), 60.0),
+        (reply(503, b"", Retry_After="Fri, 31 Dec 9999 23:59:59 GMT"), 60.0),
+        (status(429, "TooManyRequests", retryAfterSeconds=1e300), 60.0),
+        (status(429, "TooManyRequests", retryAfterSeconds=-5), 0.0),
         (reply(503, b"", Retry_After="\u0663"), None),
     ],
 )
