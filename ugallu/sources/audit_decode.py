@@ -1,6 +1,6 @@
 """Audit lines to `AuditRecord`s, and the books about it; pure, and fast where lines are as they should be.
 
-    received = parsed + rejected, each with `rejected.<reason>`:
+    received = parsed + rejected + duplicate, rejected by reason as `rejected.<reason>`:
     json      not JSON, or not UTF-8 where we look      shape     JSON, but a field has another type
     kind      an object that is no audit Event          oversize  longer than the limit
     damaged   compressed data that ends early
@@ -12,8 +12,8 @@ counts the lines that the API server takes and our decoder takes only after `men
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -31,6 +31,8 @@ _TIMES: Final = (b'"requestReceivedTimestamp":"', b'"stageTimestamp":"')
 _LEDGER: Final = ("received", "parsed", "rejected")
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _QUARANTINE: Final = 32
+
+T = TypeVar("T")
 
 _record = msgspec.json.Decoder(AuditRecord)
 
@@ -88,7 +90,7 @@ class AuditDecoder:
         if not text:
             return
         try:
-            record, envelope = self._open(text)
+            record, envelope = self._mending(_opened, text)
         except _BROKEN as error:
             if _LEGACY.match(text):
                 raise PermanentError(
@@ -107,9 +109,27 @@ class AuditDecoder:
         else:
             for done, item in enumerate(envelope.items[skip:], skip + 1):
                 # A copy: a view would keep the whole list alive as long as one of its events.
-                found = self._item(bytes(item))
+                found = self.item(bytes(item))
                 if found is not None:
                     yield done, found
+
+    def item(self, text: bytes) -> AuditRecord | None:
+        """Decode one event of a list, mended where it has to be; None, and counted as rejected, when it is none."""
+        try:
+            record = self._mending(_record.decode, text)
+        except _BROKEN as error:
+            self._reject(text, _reason(error), str(error))
+            return None
+        if not record.verb:
+            self._reject(text, "kind", "an item of the EventList is no audit Event")
+            return None
+        self._accept()
+        return record
+
+    def repeated(self) -> None:
+        """Count an event that has come before."""
+        for name in ("received", "duplicate"):
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def oversize(self, line: Oversize) -> AuditRecord | None:
         """Count a line that is too long as rejected; return its metadata all the same if its ends show it."""
@@ -123,28 +143,16 @@ class AuditDecoder:
         """Count compressed data that ends early as one rejected line: how many it held, nobody knows."""
         self._reject(b"", "damaged", detail)
 
-    def _open(self, text: bytes) -> tuple[AuditRecord, _Envelope | None]:
-        """Decode a line as it is, else mended: what stands in it may be a client's doing."""
+    def _mending(self, decode: Callable[[bytes], T], text: bytes) -> T:
+        """Decode a text as it is, else mended: what stands in it may be a client's doing."""
         try:
-            return _opened(text)
+            return decode(text)
         except msgspec.ValidationError:
             raise
         except _BROKEN:
-            found = _opened(mended(text))
+            found = decode(mended(text))
         self.counts["mended"] = self.counts.get("mended", 0) + 1
         return found
-
-    def _item(self, text: bytes) -> AuditRecord | None:
-        try:
-            record = _record.decode(text)
-        except _BROKEN as error:
-            self._reject(text, _reason(error), str(error))
-            return None
-        if not record.verb:
-            self._reject(text, "kind", "an item of the EventList is no audit Event")
-            return None
-        self._accept()
-        return record
 
     def _accept(self) -> None:
         self.counts["received"] += 1
