@@ -47,7 +47,7 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
     )
 
     def build(self, config: AuditDetectionConfigSpec, platform: Platform) -> Parts:
-        """Return engine, rule reconciler, and where a live log is followed the watch over it."""
+        """Return engine, rule reconciler, and where a live stream is followed the watch over it."""
         _check(config)
         engine = Engine(platform.metrics)
         rules = Rules(
@@ -59,7 +59,7 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
         )
         services: list[Service] = [rules]
         audit = platform.settings.audit
-        if audit.follow and audit.files:
+        if audit.follow and (audit.files or audit.webhook.listen):
             services.append(
                 Watch(engine.pulse, emitter=platform.emitter, clock=platform.clock, identity=platform.identity)
             )

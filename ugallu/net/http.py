@@ -237,9 +237,7 @@ class HttpsServer:
             if self._draining and not self._busy:
                 self._calm.set()
         self._told(answer.status)
-        response = web.Response(
-            status=answer.status or 400, text=answer.text or None, headers={"Cache-Control": "no-store"}
-        )
+        response = web.Response(status=answer.status or 400, text=answer.text or None, headers={"Server": "ugallu"})
         response.headers.update(answer.headers)
         known = request.get_extra_info("sslcontext") is self._tls.context
         if answer.close or self._draining or not known:

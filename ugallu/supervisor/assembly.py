@@ -2,6 +2,7 @@
 
 --state DIR     the embedded cluster's files (ugallu.cluster.embedded), if that is the cluster
   journal/      acknowledged findings (ugallu.journal)
+  audit-webhook/  acknowledged audit events (ugallu.sources.spool), if there is a webhook
   ...           what operators keep, each under a name of its own
 """
 
@@ -17,6 +18,7 @@ import msgspec
 from ugallu import __version__
 from ugallu.api.audit import AuditRecord
 from ugallu.api.event import ClusterIdentity
+from ugallu.api.observation import Checkpoint
 from ugallu.bus.bus import LocalBus
 from ugallu.bus.port import Bus
 from ugallu.clock import Clock, SystemClock
@@ -222,6 +224,11 @@ async def assembled(
         bus = LocalBus(metrics)
         cache = SharedCache(cluster, clock=clock, metrics=metrics, log=log)
         intake = Intake(bus, positions, clock=clock, metrics=metrics, log=log)
+
+        def checkpoints(source: str) -> Sequence[Checkpoint]:
+            readers = supervisor.readers(AuditRecord)
+            return [point for name in readers if (point := positions.of(source, name)) is not None]
+
         supervisor = Supervisor(
             settings,
             cluster=cluster,
@@ -232,7 +239,7 @@ async def assembled(
             clock=clock,
             log=log,
             metrics=metrics,
-            sources=shared_sources(settings, clock, metrics, log) if sources is None else sources,
+            sources=shared_sources(settings, clock, metrics, log, checkpoints) if sources is None else sources,
             started=started,
         )
         built = [operator() for operator in operators]
@@ -288,16 +295,37 @@ def freeze_heap() -> None:
 
 
 def shared_sources(
-    settings: Settings, clock: Clock, metrics: Metrics, log: Logger
+    settings: Settings,
+    clock: Clock,
+    metrics: Metrics,
+    log: Logger,
+    checkpoints: Callable[[str], Sequence[Checkpoint]] = lambda _: (),
 ) -> Mapping[type[Any], Callable[[], Sequence[Source]]]:
-    """Return how to make the sources that operators share, by what they observe; none where none is configured."""
+    """Return how to make the sources that operators share, by what they observe; none where none is configured.
+
+    `checkpoints` returns, by source, those of everybody who must not miss anything of it. Raises `PermanentError` for
+    settings that cannot work.
+    """
+    served: Sequence[Source] = ()
+    if settings.audit.webhook.listen and settings.audit.follow:
+        from ugallu.sources.audit_webhook import audit_webhook
+
+        served = audit_webhook(
+            settings.audit.webhook,
+            settings.state_dir,
+            max_event_bytes=settings.audit.max_line_bytes,
+            checkpoints=checkpoints,
+            clock=clock,
+            metrics=metrics,
+            log=log,
+        )
 
     def audit() -> Sequence[Source]:
         if not settings.audit.files:
-            return ()
+            return served
         from ugallu.sources.audit_file import audit_files
 
-        return audit_files(settings.audit, clock=clock, metrics=metrics, log=log)
+        return [*audit_files(settings.audit, clock=clock, metrics=metrics, log=log), *served]
 
     return {AuditRecord: audit}
 

@@ -117,6 +117,14 @@ class Supervisor:
         """Return the operators whose detectors read observations of this type."""
         return [cell.name for cell in self._cells if observes in cell.observed]
 
+    def readers(self, observes: type[Any]) -> list[str]:
+        """Return the operators that read observations of this type, or may do so once they have recovered."""
+        return [
+            cell.name
+            for cell in self._cells
+            if observes in cell.observed or cell.failed is not None or not cell.armed.is_set()
+        ]
+
     def want(self, observes: type[Any]) -> None:
         """A detector reads this type: have its shared sources running, and rewound to where the detector stands."""
         if self._intake.serves(observes):
