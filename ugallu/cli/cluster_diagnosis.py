@@ -13,7 +13,7 @@ from ugallu.api.meta import Kind, Resource, Wire
 from ugallu.cli.diagnosis import Finding
 from ugallu.cli.likeness import differences
 from ugallu.clock import Clock
-from ugallu.cluster.port import ForbiddenError, NotFoundError, list_all
+from ugallu.cluster.port import ForbiddenError, NotFoundError, UnavailableError, list_all
 from ugallu.errors import UgalluError
 from ugallu.operator.contract import Grant, Operator, Placement
 from ugallu.operator.rights import lease_of, rights
@@ -377,6 +377,11 @@ async def _stream(
         path = f"/api/v1/namespaces/{pod.metadata.namespace}/pods/{pod.metadata.name}:{METRICS_PORT}/proxy/metrics"
         try:
             told = await cluster.fetch(path)
+        except UnavailableError as error:
+            # Our own NetworkPolicy lets Pods scrape; an API server is none, and some networks do not let it through.
+            look = f"kubectl -n {pod.metadata.namespace} port-forward {pod.metadata.name} {METRICS_PORT}, and then "
+            look += f"curl -s localhost:{METRICS_PORT}/metrics | grep ugallu_audit_"
+            yield Finding(f"audit stream of {where}", "warn", f"out of the API server's reach: {error.what}", look)
         except UgalluError as error:
             yield _unseen(f"audit stream of {where}", error, "pods/proxy (get)")
         else:

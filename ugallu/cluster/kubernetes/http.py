@@ -6,7 +6,9 @@ theirs for minutes and never take one from a request. Whatever goes wrong on the
 
 import contextlib
 import enum
+import os
 import socket
+import ssl
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -260,12 +262,13 @@ class Transport:
 
     async def _tls(self, identity: Identity) -> dict[str, Any]:
         context = await self.access.tls(identity)
-        proxy = self.access.proxy.reveal()
+        user, password = self.access.proxy_login.reveal()
         return {
             # Connections are pooled by context: one made with an older CA or certificate is not used again.
             "ssl": context if context is not None else True,
             "server_hostname": self.access.server_name or None,
-            "proxy": proxy or None,
+            "proxy": self.access.proxy or None,
+            "proxy_auth": aiohttp.BasicAuth(user, password) if user or password else None,
         }
 
     def _url(self, call: Call) -> StrOrURL:
@@ -343,9 +346,29 @@ def _translated(where: str) -> Iterator[None]:
     except TimeoutError as error:
         raise UnavailableError(str(error) or "no answer in time", where=where) from error
     except aiohttp.ClientConnectorCertificateError as error:
-        reason = getattr(error.certificate_error, "verify_message", "") or "not trusted"
+        reason = getattr(error.certificate_error, "verify_message", "").rstrip(".") or "not trusted"
         raise UnavailableError(
             f"the server's certificate is not accepted: {reason}", where=where, fix="check the CA and the server's name"
         ) from error
+    except aiohttp.ClientHttpProxyError as error:
+        # Without its cause: that one carries the headers of the request.
+        raise UnavailableError(
+            f"the proxy answered with HTTP status {error.status}", where=where, fix="check `proxy-url`"
+        ) from None
+    except aiohttp.ClientConnectorError as error:
+        who = "proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+        what = f"no connection to {who}{error.host}:{error.port}: {_why(error.os_error)}"
+        raise UnavailableError(what, where=where) from error
+    except aiohttp.ClientConnectorError as error:
+        # Its own words show the address of an SSLContext in memory.
+        reason = error.os_error.strerror or str(error.os_error)
+        raise UnavailableError(f"no connection to {error.host}:{error.port}: {reason}", where=where) from error
     except (aiohttp.ClientError, OSError) as error:
         raise UnavailableError(str(error) or type(error).__name__, where=where) from error
+
+
+def _why(error: OSError) -> str:
+    """Return the reason in the system's words; asyncio's own name the call that failed."""
+    if not error.errno or isinstance(error, ssl.SSLError | socket.gaierror):
+        return error.strerror or str(error) or "no reason given"
+    return os.strerror(error.errno)

@@ -169,9 +169,9 @@ async def test_a_slow_answer_that_moves_is_waited_for_only_so_long(server: Serve
 
 
 async def test_nobody_there_is_unavailable(cluster: KubernetesCluster, server: Server, metrics: Metrics) -> None:
-    """A refused connection is an error like any other, and counted."""
+    """A refused connection is an error like any other, counted, and names the address and nothing of ours."""
     cluster._transport.access.server = "http://127.0.0.1:1"
-    with pytest.raises(UnavailableError):
+    with pytest.raises(UnavailableError, match=r"no connection to 127\.0\.0\.1:1: [^<>]*$"):
         await cluster.get(SlimRule, "x")
     assert metrics.value("ugallu_cluster_requests_total", verb="get", outcome="unavailable") == 1
 
