@@ -359,10 +359,6 @@ def _translated(where: str) -> Iterator[None]:
         who = "proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
         what = f"no connection to {who}{error.host}:{error.port}: {_why(error.os_error)}"
         raise UnavailableError(what, where=where) from error
-    except aiohttp.ClientConnectorError as error:
-        # Its own words show the address of an SSLContext in memory.
-        reason = error.os_error.strerror or str(error.os_error)
-        raise UnavailableError(f"no connection to {error.host}:{error.port}: {reason}", where=where) from error
     except (aiohttp.ClientError, OSError) as error:
         raise UnavailableError(str(error) or type(error).__name__, where=where) from error
 
