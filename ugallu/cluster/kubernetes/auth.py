@@ -4,12 +4,13 @@ Files are read again each minute and after a 401, plug-ins run again when what t
 secret is in a repr, a log line or an error.
 """
 
+import base64
 import os
 import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import anyio
 
@@ -38,16 +39,13 @@ class Access:
         impersonate: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         """`server_name` is what the server's certificate must name, if not its host; `impersonate` are headers."""
-        parts = urlsplit(server if "://" in server else f"https://{server}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise PermanentError("the server is no http(s) URL", where=server, fix="check `server`")
+        parts = _split(server if "://" in server else f"https://{server}", "server")
         if parts.username or parts.password:
-            raise PermanentError("credentials in the server's URL are not supported", where=parts.hostname)
-        if proxy and urlsplit(proxy).scheme not in ("http", "https"):
-            raise PermanentError("only http and https proxies are supported", where="proxy-url")
+            raise PermanentError("credentials in the server's URL are not supported", where=parts.hostname or "server")
         self.server = parts._replace(query="", fragment="", path=parts.path.rstrip("/")).geturl()
         self.server_name = server_name
-        self.proxy = Secret(proxy)
+        self.proxy, self.proxy_login = _proxy(proxy)
+        """An http(s) URL without credentials, empty for none; and what its `Proxy-Authorization` says."""
         self.namespace = namespace
         """The namespace that a Pod is in or a context names, empty if neither."""
         self._secure = parts.scheme == "https"
@@ -79,12 +77,16 @@ class Access:
 
     def headers(self, identity: Identity) -> list[tuple[str, str]]:
         """Return the headers that show an identity; raises `PermanentError` where others would read them."""
-        token = identity.token.reveal()
+        token, login = identity.token.reveal(), self.proxy_login.reveal()
+        shown = list(self._impersonate)
+        if login and not self._secure:
+            # Without a tunnel the proxy reads the request itself.
+            shown.append(("Proxy-Authorization", login))
         if not token:
-            return list(self._impersonate)
+            return shown
         if not self._guarded:
             raise PermanentError("a token is not sent over plain http", where=self.server, fix="use https")
-        return [("Authorization", f"Bearer {token}"), *self._impersonate]
+        return [("Authorization", f"Bearer {token}"), *shown]
 
     async def tls(self, identity: Identity) -> ssl.SSLContext | None:
         """Return the TLS context for an identity and the CA as it is now, None for a server without TLS."""
@@ -180,6 +182,32 @@ def from_kubeconfig(
         namespace=chosen.namespace,
         impersonate=acting_as(user.as_, user.as_groups or (), uid=user.as_uid, extra=user.as_user_extra or {}),
     )
+
+
+def _split(url: str, field: str) -> SplitResult:
+    """Return the parts of an http(s) URL; raises `PermanentError` that shows no credentials."""
+    shown = url.rpartition("@")[2] or field
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises for what is none
+        host = (parts.hostname or "").encode("idna")
+    except ValueError as error:
+        # Without its cause, which may quote all of it.
+        what = "a name in it is none" if isinstance(error, UnicodeError) else "host or port is none"
+        raise PermanentError(f"no URL: {what}", where=shown, fix=f"check `{field}`") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise PermanentError("no http(s) URL", where=shown, fix=f"check `{field}`")
+    return parts
+
+
+def _proxy(url: str) -> tuple[str, Secret[str]]:
+    """Return a proxy's URL apart from the credentials in it, so that no message can quote them."""
+    if not url:
+        return "", Secret("")
+    parts = _split(url, "proxy-url")
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    shown = "" if login == ":" else f"Basic {base64.b64encode(login.encode()).decode()}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), Secret(shown)
 
 
 def acting_as(

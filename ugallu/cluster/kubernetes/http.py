@@ -262,13 +262,13 @@ class Transport:
 
     async def _tls(self, identity: Identity) -> dict[str, Any]:
         context = await self.access.tls(identity)
-        user, password = self.access.proxy_login.reveal()
+        login = self.access.proxy_login.reveal()
         return {
             # Connections are pooled by context: one made with an older CA or certificate is not used again.
             "ssl": context if context is not None else True,
             "server_hostname": self.access.server_name or None,
             "proxy": self.access.proxy or None,
-            "proxy_auth": aiohttp.BasicAuth(user, password) if user or password else None,
+            "proxy_headers": {"Proxy-Authorization": login} if login and context is not None else None,
         }
 
     def _url(self, call: Call) -> StrOrURL:

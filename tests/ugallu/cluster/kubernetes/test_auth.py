@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import textwrap
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,13 @@ def test_what_is_no_credential_is_refused(said: dict[str, Any]) -> None:
         ({}, {"server": "https://user:hidden@10.0.0.1"}),
         ({}, {"server": "https://10.0.0.1", "proxy-url": "socks5://user:hidden@p"}),
         ({}, {"insecure-skip-tls-verify": True}),
+        ({}, {"server": "ftp://user:hidden@x"}),
+        ({}, {"server": "https://user:hidden@[::1"}),
+        ({}, {"server": "https://10.0.0.1:66666"}),
+        ({}, {"server": "fd00::1"}),
+        ({}, {"server": "https://a..b"}),
+        ({}, {"server": "https://10.0.0.1", "proxy-url": "http://user:hidden@p:x"}),
+        ({}, {"server": "https://10.0.0.1", "proxy-url": "http://user:hidden@"}),
     ],
     ids=str,
 )
@@ -269,6 +277,34 @@ async def test_a_token_is_not_sent_where_others_read_it() -> None:
     assert "hidden" not in str(caught.value)
     near = Access("http://127.0.0.1:8001", token)
     assert near.headers(await near.identity())
+
+
+@pytest.mark.parametrize("target", ["https://10.0.0.1:6443", "http://127.0.0.1:9"])
+async def test_a_proxy_is_shown_its_credentials_and_nobody_else(server: Server, target: str) -> None:
+    """They are in the header that the proxy asks for, and in no URL that an error or its cause could quote."""
+    server.plan(reply(407, b"", Proxy_Authenticate="Basic"))
+    proxy = server.url.replace("http://", "http://us%40er:hid%2Fden@")
+    access = Access(target, Kept(), proxy=proxy)
+    cluster = await KubernetesCluster.open(access)
+    with pytest.raises(UnavailableError) as caught:
+        await cluster.get(SlimRule, "x")
+    await cluster.close()
+    sent = server.requests[0].headers["proxy-authorization"].removeprefix("Basic ")
+    assert base64.b64decode(sent) == b"us@er:hid/den"
+    said = "".join(traceback.format_exception(caught.value)) + repr(
+        (caught.value, caught.value.__cause__, vars(access))
+    )
+    assert "hid" not in said
+    assert sent not in said
+    assert "407" in str(caught.value)
+
+
+async def test_why_there_is_no_connection_is_said_in_plain_words() -> None:
+    """The machine, the port and the system's reason; no object of a library."""
+    cluster = await KubernetesCluster.open(Access("https://[::1]:1", Kept()))
+    with pytest.raises(UnavailableError, match=r"no connection to ::1:1: Connection refused$"):
+        await cluster.get(SlimRule, "x")
+    await cluster.close()
 
 
 async def test_no_secret_is_shown(tmp_path: Path) -> None:
