@@ -36,9 +36,10 @@ def cluster_roles(kinds: Sequence[type[Resource]]) -> Iterator[Document]:
         [
             (known, READ),
             # An acknowledgement is a status; a legal hold, or the word that an incident may thaw, an annotation.
-            # Admission policies keep the spec as it was, and ask who it is for each of these.
+            # Admission policies keep the spec and the rest of the status as they were, and ask who it is for each.
             (["eventresponses", "securityevents"], ("patch",)),
-            (["eventresponses/status", "securityevents/status"], ("patch",)),
+            # `kubectl patch --subresource=status` reads what it is about to patch there.
+            (["securityevents/status"], ("get", "patch")),
         ],
     )
 

@@ -42,8 +42,9 @@ def test_people_write_configs_rules_and_runs_but_no_records() -> None:
 
 
 def test_a_responder_acknowledges_and_creates_nothing() -> None:
-    """Statuses and annotations of events and responses."""
+    """The acknowledgement, which events alone have, and annotations of events and responses."""
     rules = roles()["ugallu-responder"]["rules"]
-    assert verbs(rules, "securityevents/status") == {"patch"}
+    assert verbs(rules, "securityevents/status") == {"get", "patch"}
+    assert verbs(rules, "eventresponses/status") == set()
     assert verbs(rules, "securityevents") == {"get", "list", "watch", "patch"}
     assert not {verb for rule in rules for verb in rule["verbs"]} & {"create", "delete", "update", "*"}

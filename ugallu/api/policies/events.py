@@ -111,7 +111,7 @@ def type_validation(values: PolicyValues) -> Policy:
                 "spec.class Forensic is reserved for the forensics account",
             ),
             Validation(
-                f"!variables.source.startsWith('ugallu-') || {USER} in variables.emitterSAs"
+                f"!variables.source.lowerAscii().startsWith('ugallu-') || {USER} in variables.emitterSAs"
                 f" || {USER} == 'system:serviceaccount:{SYSTEM}:' + variables.source"
                 f" || {USER} == 'system:serviceaccount:{PRIVILEGED}:' + variables.source",
                 "spec.source.name: only the ServiceAccount of that name may speak for a component of ugallu",

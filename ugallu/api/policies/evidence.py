@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from ugallu.api.policies.expressions import SUBRESOURCE, USER, duration, is_duration, ours, text, users
+from ugallu.api.policies.expressions import SUBRESOURCE, USER, duration, is_duration, ours, text, texts, users
 from ugallu.api.policies.policy import FORBIDDEN, Policy, Validation, Variable
 from ugallu.api.policies.values import PolicyValues, account
 
@@ -15,6 +15,24 @@ _COLLECTORS: Final = (account("kube-system", "generic-garbage-collector"), "syst
 _TTL_FORCE: Final = "ugallu.io/ttl-force"
 _TTL_FROZEN: Final = "ugallu.io/ttl-frozen"
 _TTL: Final = "ugallu.io/ttl"
+
+
+_STATUS: Final = (
+    Variable("oldStatus", "has(oldObject.status) ? dyn(oldObject.status) : dyn({})"),
+    Variable("newStatus", "has(object.status) ? dyn(object.status) : dyn({})"),
+)
+
+
+def _ttl_account(values: PolicyValues) -> tuple[Variable, ...]:
+    return (
+        Variable("ttlControllerNamespace", text(values.ttl_namespace)),
+        Variable("ttlControllerSAName", text(values.ttl_name)),
+        Variable(
+            "isTTL",
+            f"{USER} == 'system:serviceaccount:' + variables.ttlControllerNamespace"
+            " + ':' + variables.ttlControllerSAName",
+        ),
+    )
 
 
 def spec_immutable(values: PolicyValues) -> Policy:
@@ -52,24 +70,19 @@ def ttl_annotation_only(values: PolicyValues) -> Policy:
             ours(("DELETE",), *_EVIDENCE),
         ),
         variables=(
-            Variable("ttlControllerNamespace", text(values.ttl_namespace)),
-            Variable("ttlControllerSAName", text(values.ttl_name)),
+            *_ttl_account(values),
             users("ttlOverrideAuthorizedSAs", values.ttl_override_authorized),
             Variable("deleteProtection", "true" if values.delete_protection else "false"),
             users("collectors", _COLLECTORS),
-            Variable(
-                "isTTL",
-                f"{USER} == 'system:serviceaccount:' + variables.ttlControllerNamespace"
-                " + ':' + variables.ttlControllerSAName",
-            ),
             Variable("mayOverride", f"{USER} in variables.ttlOverrideAuthorizedSAs"),
             Variable("updates", "request.operation == 'UPDATE'"),
             Variable("part", SUBRESOURCE),
             Variable("archiving", "['phase', 'archivedAt', 'conditions']"),
-            Variable("oldStatus", "has(oldObject.status) ? dyn(oldObject.status) : dyn({})"),
-            Variable("newStatus", "has(object.status) ? dyn(object.status) : dyn({})"),
+            *_STATUS,
             Variable("oldNotes", "has(oldObject.metadata.annotations) ? oldObject.metadata.annotations : {}"),
             Variable("newNotes", "has(object.metadata.annotations) ? object.metadata.annotations : {}"),
+            Variable("oldOwners", "has(oldObject.metadata.ownerReferences) ? oldObject.metadata.ownerReferences : []"),
+            Variable("newOwners", "has(object.metadata.ownerReferences) ? object.metadata.ownerReferences : []"),
             Variable("oldTTL", _ttl("variables.oldNotes")),
             Variable("newTTL", _ttl("variables.newNotes")),
         ),
@@ -108,6 +121,13 @@ def ttl_annotation_only(values: PolicyValues) -> Policy:
                 " (without it an object counts as kept for 168h)",
             ),
             Validation(
+                # A collector deletes what hangs on an owner that does not exist, and is let through below.
+                f"!variables.updates || {others} || variables.newOwners.all(o,"
+                " variables.oldOwners.exists(known, known.uid == o.uid))",
+                "metadata.ownerReferences: what gets an owner is collected with it; only those in"
+                " ttlOverrideAuthorizedSAs may add one",
+            ),
+            Validation(
                 "request.operation != 'DELETE' || !variables.deleteProtection || variables.isTTL"
                 f" || variables.mayOverride || {USER} in variables.collectors",
                 "deletion is reserved for the ttl account, which waits for the sealed bundle",
@@ -129,7 +149,10 @@ def _ttl(notes: str) -> str:
 
 
 def ack_restricted(values: PolicyValues) -> Policy:
-    """4: an acknowledgement bears the name of the one who gave it, and few may give it."""
+    """4: an acknowledgement bears the name of the one who gave it, few may give it, and it is all that people write.
+
+    RBAC knows no fields: whoever may acknowledge could else say as well that an event is attested.
+    """
     part = "dyn({0}).?status.?{1}.orValue({2})"
     fields = (("acknowledged", "false"), ("acknowledgedBy", "''"), ("acknowledgedAt", "''"))
     same = " && ".join(
@@ -137,11 +160,16 @@ def ack_restricted(values: PolicyValues) -> Policy:
     )
     return Policy(
         name="ugallu.ack-restricted",
-        about="Only listed users acknowledge an event, take that back, or change who did it and when.",
+        about="Only listed users acknowledge an event, take that back, or change who did it and when;"
+        " the attestor and ttl say the rest of its status.",
         reason=FORBIDDEN,
         rules=(ours(("UPDATE",), "securityevents/status", "eventresponses/status"),),
         variables=(
             users("ackAuthorizedSAs", values.ack_authorized),
+            Variable("attestorSA", text(values.attestor)),
+            *_ttl_account(values),
+            *_STATUS,
+            Variable("acknowledging", texts(name for name, _ in fields)),
             Variable("same", same),
             Variable("acknowledged", part.format("object", "acknowledged", "false")),
         ),
@@ -158,6 +186,13 @@ def ack_restricted(values: PolicyValues) -> Policy:
             Validation(
                 "variables.same || !variables.acknowledged || has(dyn(object).status.acknowledgedAt)",
                 "status.acknowledgedAt must be set with status.acknowledged",
+            ),
+            Validation(
+                f"request.resource.resource != 'securityevents' || {USER} == variables.attestorSA || variables.isTTL"
+                " || variables.newStatus.all(k, k in variables.acknowledging ||"
+                " k in variables.oldStatus && variables.newStatus[k] == variables.oldStatus[k])"
+                " && variables.oldStatus.all(k, k in variables.acknowledging || k in variables.newStatus)",
+                "status but for the acknowledgement belongs to the attestor's account and ttl's",
             ),
         ),
     )

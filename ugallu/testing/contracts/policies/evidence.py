@@ -64,7 +64,7 @@ def _immutable() -> list[Case]:
                  **common),
             Case(says=f"{kind.name} labels change", new=changed(document, "metadata.labels.a", "b"), **common),
             Case(says=f"{kind.name} status changes", new=changed(document, "status.conditions", []),
-                 subresource="status", **common),
+                 subresource="status", user=ATTESTOR, **common),
         ]  # fmt: skip
     creating: dict[str, Any] = {"policy": "spec-immutable", "kind": _BUNDLE}
     return [
@@ -123,12 +123,20 @@ def _ttl() -> list[Case]:
                   subresource="status", refused=archive),
         _ttl_case("ttl gives a bundle another phase", BUNDLE | {"status": {"phase": "Signed"}}, "status.phase",
                   "Sealed", user=TTL, subresource="status", kind=_BUNDLE, refused=archive),
-        _ttl_case("anybody changes status", full, "status.attestationDigest", "sha256:01", subresource="status"),
+        _ttl_case("the attestor writes what ttl may not", full, "status.attestationDigest", "sha256:01",
+                  subresource="status", user=ATTESTOR),
         _ttl_case("force by anybody", EVENT, f"{NOTES}ttl-force", "true", refused="ttl-force"),
         _ttl_case("force by one of the list", EVENT, f"{NOTES}ttl-force", "true", user=CAROL),
         _ttl_case("force by ttl", EVENT, f"{NOTES}ttl-force", "true", user=TTL),
         _ttl_case("force taken back", changed(EVENT, f"{NOTES}ttl-force", "true"), f"{NOTES}ttl-force", ...),
         _ttl_case("forced already", changed(EVENT, f"{NOTES}ttl-force", "true"), f"{NOTES}x", "y"),
+    ]  # fmt: skip
+    cases += [
+        _ttl_case("an owner given by anybody", EVENT, "metadata.ownerReferences", owner,
+                  refused="is collected with it"),
+        _ttl_case("an owner given to a bundle", BUNDLE, "metadata.ownerReferences", owner, kind=_BUNDLE,
+                  refused="is collected with it"),
+        _ttl_case("an owner given by one of the list", EVENT, "metadata.ownerReferences", owner, user=CAROL),
     ]  # fmt: skip
     frozen = changed(EVENT, f"{NOTES}ttl-frozen", "true")
     cases += [
@@ -192,6 +200,7 @@ def _ack() -> list[Case]:
     when = "2026-01-01T13:00:00Z"
     done = {"acknowledged": True, "acknowledgedBy": ALICE, "acknowledgedAt": when}
     listed = "requires an authorized ServiceAccount"
+    owners = "belongs to the attestor"
     return [
         case("acknowledged by one of the list", {}, done, user=ALICE),
         case("acknowledged by anybody", {}, {**done, "acknowledgedBy": MALLORY}, refused=listed),
@@ -205,7 +214,15 @@ def _ack() -> list[Case]:
         case("taken back by anybody", done, {}, refused=listed),
         case("the name changed by anybody", done, {**done, "acknowledgedBy": MALLORY}, refused=listed),
         case("the time changed by anybody", done, {**done, "acknowledgedAt": "2026-01-01T14:00:00Z"}, refused=listed),
-        case("anything else by anybody", done, {**done, "phase": "Attested"}),
+        case("attested by anybody", done, {**done, "phase": "Attested"}, refused=owners),
+        case("attested by who may acknowledge", {}, {"attestationDigest": "sha256:00"}, user=ALICE, refused=owners),
+        case("attested and acknowledged at once", {}, {**done, "phase": "Attested"}, user=ALICE, refused=owners),
+        case("no longer attested", {"attestationDigest": "sha256:00"}, {}, refused=owners),
+        case("attested by the attestor", done, {**done, "phase": "Attested", "attestationDigest": "sha256:00"},
+             user=ATTESTOR),
+        case("acknowledged by the attestor", {}, {**done, "acknowledgedBy": ATTESTOR}, user=ATTESTOR, refused=listed),
+        case("archived by ttl", done, {**done, "phase": "Archived"}, user=TTL),
+        case("acknowledged though attested", {"phase": "Attested"}, {"phase": "Attested", **done}, user=ALICE),
         case("false is as good as absent", {}, {"acknowledged": False}),
         Case(policy="ack-restricted", says="a response has nothing to acknowledge", kind=_RESPONSE, old=RESPONSE,
              new=RESPONSE | {"status": {"phase": "Running"}}, subresource="status"),
