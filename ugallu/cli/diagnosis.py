@@ -48,6 +48,9 @@ class Finding(msgspec.Struct, frozen=True):
     fix: str = ""
 
 
+NOTHING_SEALED: Final = Finding("archive", "ok", "nothing was sealed yet")
+
+
 def installation(enable: Sequence[str] = ()) -> Iterator[Finding]:
     """Examine what is installed: every operator must be importable, and those that are to run must be there."""
     from ugallu.supervisor.registry import choose, installed
@@ -92,18 +95,28 @@ def state(path: Path, settings: Settings, clock: Clock) -> Iterator[Finding]:
             yield _unreadable(name, path, error)
 
 
-async def contents(path: Path, clock: Clock) -> Sequence[Finding]:
+async def contents(path: Path, clock: Clock, *, embedded: bool = True) -> Sequence[Finding]:
     """Examine what a state directory holds.
 
-    Every object decodes, the log's entries make its signed root, the archive holds what was sealed.
+    Every object decodes, the log's entries make its signed root, the archive holds what was sealed. Unless `embedded`,
+    the objects are elsewhere: `archived` then examines the archive.
     """
     if not os.access(path, os.R_OK | os.X_OK):
         return ()
-    return [
-        await _inside("cluster", path, _cluster),
-        await _inside("log", path, lambda path: to_thread.run_sync(_log, path, clock)),
-        await _inside("archive", path, _archive),
-    ]
+    log = await _inside("log", path, lambda path: to_thread.run_sync(_log, path, clock))
+    if not embedded:
+        return [log]
+    return [await _inside("cluster", path, _cluster), log, await _inside("archive", path, _archive)]
+
+
+async def archived(path: Path, cluster: "Cluster") -> Finding:
+    """Verify what was sealed last, by the bundles of a cluster, from the bytes in this state's archive."""
+    try:
+        return await _sealed(path, cluster)
+    except OSError as error:
+        return _unreadable("archive", path, error)
+    except UgalluError as error:
+        return Finding("archive", "warn", f"cannot be examined: {error.what}", error.fix)
 
 
 async def _inside(name: str, path: Path, check: Callable[[Path], Awaitable[Finding]]) -> Finding:
@@ -258,32 +271,39 @@ async def _pages(cluster: "Cluster", kind: "type[R]") -> "AsyncIterator[Page[R]]
 
 
 async def _archive(path: Path) -> Finding:
+    from ugallu.cli.state import reading
+
+    if not (path / DATABASE).exists():
+        return NOTHING_SEALED
+    async with reading(path) as cluster:
+        return await _sealed(path, cluster)
+
+
+async def _sealed(path: Path, cluster: "Cluster") -> Finding:
     """Verify what was sealed last from the bytes in the archive, as a stranger would."""
     from ugallu.api.bundle import AttestationBundle, BundlePhase
     from ugallu.api.event import SecurityEvent
     from ugallu.cli.evidence import Archive
-    from ugallu.cli.state import reading
 
-    if not (path / FOLDER / KEY_FILE).exists() or not (path / DATABASE).exists():
-        return Finding("archive", "ok", "nothing was sealed yet")
+    if not (path / FOLDER / KEY_FILE).exists():
+        return NOTHING_SEALED
     archive = Archive(path)
     recent: list[AttestationBundle] = []
     total = verified = 0
     bad = ""
-    async with reading(path) as cluster:
-        async for page in _pages(cluster, AttestationBundle):
-            sealed = [bundle for bundle in page.items if bundle.status.phase is BundlePhase.SEALED]
-            total += len(sealed)
-            recent = nlargest(EXAMINED, [*recent, *sealed], key=lambda bundle: str(bundle.status.sealed_at))
-        for bundle in recent:
-            name = bundle.spec.attested_for.name
-            try:
-                report = archive.check(await archive.kit(await cluster.get(SecurityEvent, name), bundle))
-                reason = report.reason
-            except UgalluError as error:
-                reason = error.what
-            verified += not reason
-            bad = bad or (f"{name}: {reason}" if reason else "")
+    async for page in _pages(cluster, AttestationBundle):
+        sealed = [bundle for bundle in page.items if bundle.status.phase is BundlePhase.SEALED]
+        total += len(sealed)
+        recent = nlargest(EXAMINED, [*recent, *sealed], key=lambda bundle: str(bundle.status.sealed_at))
+    for bundle in recent:
+        name = bundle.spec.attested_for.name
+        try:
+            report = archive.check(await archive.kit(await cluster.get(SecurityEvent, name), bundle))
+            reason = report.reason
+        except UgalluError as error:
+            reason = error.what
+        verified += not reason
+        bad = bad or (f"{name}: {reason}" if reason else "")
     if bad:
         told = f"{len(recent) - verified:,} of {len(recent):,} sealed events do not verify; {bad}"
         return Finding("archive", "fail", told, "keep the disk as it is and find out who changed it")

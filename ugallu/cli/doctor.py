@@ -1,6 +1,7 @@
 """`ugallu doctor`: is everything in order, and if not, which line mends it. It looks; it changes nothing."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         path = Path(settings.state)
         found += diagnosis.state(path, settings, clock)
         if path.is_dir():
-            found += anyio.run(diagnosis.contents, path, clock)
+            found += anyio.run(partial(diagnosis.contents, path, clock, embedded=not settings.on_kubernetes))
     if settings.on_kubernetes:
         found += anyio.run(_cluster, settings, clock)
     found += diagnosis.audit_logs([Path(name) for name in settings.audit.files if name != "-"], clock)
@@ -68,7 +69,10 @@ async def _cluster(settings: "Settings", clock: "Clock") -> "Sequence[Finding]":
     except UgalluError as error:
         return [diagnosis.Finding("server", "fail", str(error), error.fix)]
     try:
-        return await cluster_diagnosis.examine(cluster, load(settings, embedded=False), clock)
+        found = list(await cluster_diagnosis.examine(cluster, load(settings, embedded=False), clock))
+        if settings.state:
+            found.append(await diagnosis.archived(Path(settings.state), cluster))
+        return found
     finally:
         await cluster.close()
 

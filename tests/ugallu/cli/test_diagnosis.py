@@ -123,6 +123,21 @@ async def test_what_was_there_and_is_gone_fails(tmp_path: Path, lost: str, check
     assert "gone" in found.detail
 
 
+async def test_a_state_whose_objects_are_on_kubernetes_misses_no_database(tmp_path: Path) -> None:
+    """Journal, keys and log are examined as ever; bundles come from the cluster, and no error there says restore."""
+    path = await a_state(tmp_path / "s")
+    (path / "cluster.db").unlink()
+    found = await diagnosis.contents(path, SystemClock(), embedded=False)
+    assert [(one.check, one.verdict) for one in found] == [("log", "ok")]
+    elsewhere = EmbeddedCluster.open(tmp_path / "other")
+    assert await diagnosis.archived(path, elsewhere) == diagnosis.NOTHING_SEALED
+    await elsewhere.close()
+    (path / "evidence" / "ugallu.pub").write_bytes(b"")
+    unseen = await diagnosis.archived(path, elsewhere)
+    assert unseen.verdict == "warn"
+    assert "backup" not in unseen.fix
+
+
 async def test_public_key_of_another_fails(tmp_path: Path) -> None:
     """The key beside the evidence must be the one that signs."""
     path = await a_state(tmp_path / "s")
