@@ -87,8 +87,8 @@ class After(NamedTuple):
 class Reconciler(Protocol[R_contra]):
     """Level-based, one object at a time.
 
-    `TransientError` and `ConflictError` are retried with backoff; `PermanentError` and `RefusedError` are logged and
-    wait for the object's next change.
+    `TransientError` and `ConflictError` are retried with backoff, `RefusedError` with more and more patience and without
+    anybody waiting for it; `PermanentError` is logged and waits for the object's next change.
     """
 
     watches: type[Any]

@@ -17,10 +17,14 @@ from ugallu.cluster.queue import WorkQueue
 from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import After, Reconciler
+from ugallu.pace import Backoff
 from ugallu.supervisor.guard import attempt
 
 AT_ONCE = 8
 """Objects of one reconciler under way at the same time, unless it says otherwise in `at_once`."""
+PATIENT = 300.0
+"""Longest pause in seconds for what is refused. An API server that has just started refuses for a moment what it allows;
+rights that are missing come when a person grants them."""
 
 
 class Reconciling:
@@ -52,6 +56,7 @@ class Reconciling:
         self._meanwhile: set[Key] = set()
         self._settled: dict[Key, tuple[str, int]] = {}
         """Versions that a retry is set for, or that are given up: seeing them again is no reason to look again."""
+        self._refused: dict[Key, Backoff] = {}
         self._first: set[Key] | None = None
         self._closed = anyio.Event()
 
@@ -143,6 +148,8 @@ class Reconciling:
         outcome = "done" if error is None else getattr(error, "category", "error").lower()
         self._metrics.count("ugallu_reconcile_total", operator=self._operator, kind=self.kind, outcome=outcome)
         self._settled.pop(key, None)
+        if not isinstance(error, RefusedError):
+            self._refused.pop(key, None)
         if error is None:
             self._queue.forget(key)
             if after is not None:
@@ -151,7 +158,14 @@ class Reconciling:
         log = self._log.bind(namespace=key.namespace, name=key.name)
         if resource is not None and not isinstance(error, ConflictError):
             self._settled[key] = _version(resource)
-        if isinstance(error, PermanentError | RefusedError):
+        if isinstance(error, RefusedError):
+            self._queue.forget(key)
+            wait = self._refused.setdefault(key, Backoff(ceiling=PATIENT)).next()
+            # A visit, not a debt: a replay ends although something was refused.
+            self._queue.add_after(key, wait)
+            log.error("refused; looking again", error=str(error), seconds=round(wait, 2))
+            return
+        if isinstance(error, PermanentError):
             self._queue.forget(key)
             log.error("cannot be reconciled; waiting for a new generation", error=str(error))
             return

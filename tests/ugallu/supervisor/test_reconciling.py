@@ -10,7 +10,7 @@ import structlog
 from ugallu.api.bundle import AttestationBundle, AttestationBundleSpec
 from ugallu.api.meta import Metadata, ObjectReference
 from ugallu.cluster.port import Change, Key, key_of
-from ugallu.errors import ConflictError, PermanentError, TransientError
+from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import After
 from ugallu.supervisor.reconciling import Reconciling
@@ -172,6 +172,22 @@ async def test_a_server_that_says_when_to_come_back_is_left_alone_until_then() -
         assert len(reconciler.calls) == 1
         await at.clock.advance(2)
         assert len(reconciler.calls) == 2
+
+
+async def test_what_was_refused_is_looked_at_again_though_nobody_waits_for_it() -> None:
+    """A server that has just started refuses for a moment what it allows, and rights are granted while we run."""
+    reconciler = Scripted(RefusedError("no rights"), RefusedError("no rights"), None)
+    async with at_work(Shown(bundle("a")), reconciler) as at:
+        assert (len(reconciler.calls), at.work.idle) == (1, True)
+        await at.clock.advance(0.7)
+        assert len(reconciler.calls) == 2
+        await at.clock.advance(1.3)
+        assert (len(reconciler.calls), at.counted("done")) == (3, 1)
+    forever = Scripted(*[RefusedError("no rights")] * 100)
+    async with at_work(Shown(bundle("a")), forever) as at:
+        for _ in range(36):
+            await at.clock.advance(100)
+        assert 12 <= len(forever.calls) <= 24
 
 
 async def test_what_will_never_succeed_waits_for_a_new_generation() -> None:
