@@ -87,7 +87,7 @@ class After(NamedTuple):
 class Reconciler(Protocol[R_contra]):
     """Level-based, one object at a time.
 
-    `TransientError` and `ConflictError` are retried with backoff, `RefusedError` with more and more patience and without
+    `TransientError` and `ConflictError` are retried with backoff, `RefusedError` with ever more patience and without
     anybody waiting for it; `PermanentError` is logged and waits for the object's next change.
     """
 

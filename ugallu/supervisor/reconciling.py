@@ -23,8 +23,8 @@ from ugallu.supervisor.guard import attempt
 AT_ONCE = 8
 """Objects of one reconciler under way at the same time, unless it says otherwise in `at_once`."""
 PATIENT = 300.0
-"""Longest pause in seconds for what is refused. An API server that has just started refuses for a moment what it allows;
-rights that are missing come when a person grants them."""
+"""Longest pause in seconds for what is refused. An API server that has just started refuses for a moment what it
+allows; rights that are missing come when a person grants them."""
 
 
 class Reconciling:
