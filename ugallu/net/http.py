@@ -12,6 +12,7 @@ import errno
 import logging
 import socket
 import ssl
+import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
@@ -79,6 +80,7 @@ class Answer(NamedTuple):
 
 
 Route = Callable[[Body], Awaitable[Answer]]
+_UNREADABLE: Final = Answer(400, "the body cannot be read to its end\n", close=True)
 CUT: Final = 0
 """Told in place of a status: the caller went away before it had sent everything."""
 UNTRUSTED: Final = -1
@@ -119,6 +121,8 @@ class HttpsServer:
             max_line_size=_LINE_BYTES,
             max_field_size=_LINE_BYTES,
             read_bufsize=_READ_BYTES,
+            # Ours is bounded in what it unpacks, and knows a stream that was cut.
+            auto_decompress=False,
         )
         self._peers: Counter[str] = Counter()
         self._busy: set[object] = set()
@@ -216,11 +220,11 @@ class HttpsServer:
         self._draining = True
         for connection in self._connections.connections:
             if connection not in self._busy:
-                connection.close()
+                connection.force_close()
         if self._busy:
             with anyio.move_on_after(self._limits.drain_seconds):
                 await self._calm.wait()
-        await self._connections.shutdown(1.0)
+        await self._connections.shutdown(0.5)
 
     # Requests
 
@@ -262,28 +266,31 @@ class HttpsServer:
         if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # How large compressed and chunked bodies are is not known before they are read.
-        size = request.content_length if encoding in _PLAIN else None
+        packed = encoding not in _PLAIN
+        size = None if packed else request.content_length
         with anyio.move_on_after(self._limits.body_seconds) as turn:
             async with self._room.hold(self._limits.body_bytes if size is None else size):
                 turn.deadline = float("inf")
-                body = await self._read(request)
+                body = await self._read(request, zlib.decompressobj(wbits=31) if packed else None)
                 return await route(body) if isinstance(body, Body) else body
         return Answer(503, "too many bodies at a time\n", {"Retry-After": "1"}, close=True)
 
-    async def _read(self, request: web.BaseRequest) -> Body | Answer:
+    async def _read(self, request: web.BaseRequest, packed: "zlib._Decompress | None") -> Body | Answer:
         data = bytearray()
         limit = self._limits.body_bytes
         with anyio.move_on_after(self._limits.body_seconds):
             try:
                 while chunk := await request.content.readany():
-                    data += chunk
+                    data += packed.decompress(chunk, limit + 1 - len(data)) if packed else chunk
                     if len(data) > limit:
                         del data[limit:]
                         return Body(data, whole=False)
-            except (web.RequestPayloadError, HttpProcessingError):
-                return Answer(400, "the body cannot be read to its end\n", close=True)
+            except (web.RequestPayloadError, HttpProcessingError, zlib.error):
+                return _UNREADABLE
             except ConnectionError:
                 return Answer(CUT, close=True)
+            if packed and (not packed.eof or packed.unused_data):
+                return _UNREADABLE
             return Body(data, whole=True)
         return Answer(408, f"send the body within {self._limits.body_seconds:g} s\n", close=True)
 
