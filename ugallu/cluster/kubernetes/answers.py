@@ -25,6 +25,8 @@ _MESSAGE: Final = 1_000
 """Characters of a server's message that we repeat."""
 _TOO_LARGE: Final = "request is too large"
 """etcd's word for an object that does not fit; the API server passes it on as a 500, as if trying again could help."""
+_NO_PATH: Final = b"404 page not found"
+"""All that a server says of a kind that it does not serve (`k8s.io/apiserver/pkg/server/mux`)."""
 _LONGEST_WAIT: Final = 60.0
 """Seconds that a server may ask us to stay away: API servers ask for a few, whoever asks for years is mistaken."""
 
@@ -64,7 +66,9 @@ _decode = msgspec.json.Decoder(Status).decode
 
 
 def status_of(body: bytes) -> Status | None:
-    """Return the Status in a body, None when it is something else."""
+    """Return the Status in a body, None when it is something else; an API server's word on a path counts as one."""
+    if body.strip() == _NO_PATH:
+        return Status(kind="Status", status="Failure", message="the server does not serve this", reason="NotFound")
     found = result_of(body)
     return found if found is not None and found.kind == "Status" else None
 
@@ -88,7 +92,7 @@ def refusal(code: int, status: Status | None, *, where: str = "", retry_after: f
         return ForbiddenError(what, where=where, fix="the credentials are not, or no longer, accepted")
     if code == 403:
         return ForbiddenError(what, where=where)
-    if code == 404:
+    if status is not None and code == 404:
         return NotFoundError(what, where=where)
     if status is not None and code == 409:
         return (AlreadyExistsError if status.reason == "AlreadyExists" else OutdatedError)(what, where=where)

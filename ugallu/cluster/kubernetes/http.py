@@ -21,7 +21,7 @@ from yarl import URL
 
 from ugallu import __version__
 from ugallu.clock import Clock
-from ugallu.cluster.kubernetes.answers import asked_to_wait, refusal, status_of
+from ugallu.cluster.kubernetes.answers import Status, asked_to_wait, refusal, status_of
 from ugallu.cluster.kubernetes.auth import Access
 from ugallu.cluster.kubernetes.identity import Identity
 from ugallu.cluster.port import (
@@ -31,7 +31,7 @@ from ugallu.cluster.port import (
     NotFoundError,
     UnavailableError,
 )
-from ugallu.errors import ConflictError, UgalluError
+from ugallu.errors import ConflictError, PermanentError, UgalluError
 from ugallu.metrics import Metrics
 
 USER_AGENT: Final = f"ugallu/{__version__}"
@@ -110,6 +110,8 @@ class Transport:
         self.access = access
         self.patience = patience
         self.closed = False
+        self._known = False
+        """Whether the server ever answered one of our calls."""
         self._clock = clock
         self._metrics = metrics
         self._lanes: dict[Lane, aiohttp.ClientSession] = {}
@@ -148,7 +150,7 @@ class Transport:
     @contextlib.asynccontextmanager
     async def websocket(self, call: Call, protocols: tuple[str, ...]) -> AsyncIterator[Socket]:
         """Open a WebSocket that speaks one of these protocols."""
-        identity = await self.access.identity()
+        identity = await self._identity()
         with self._counted(call.verb), _translated(call.where), self._open(self.patience.silence):
             socket_ = await self._websocket(call, protocols, identity)
         if self.closed:
@@ -208,17 +210,42 @@ class Transport:
     async def _send(self, call: Call, pace: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         """Return an answer that is good, its body unread; a 401 is tried once more if there are other credentials."""
         session = self._session(call.lane)
-        identity = await self.access.identity()
+        identity = await self._identity()
         response = await self._request(session, call, identity, pace)
-        if response.status == 401 and await self.access.renew(identity):
-            response.release()
-            response = await self._request(session, call, await self.access.identity(), pace)
+        if response.status == 401:
+            try:
+                renewed = await self._renewed(identity)
+            except BaseException:
+                response.release()
+                raise
+            if renewed:
+                response.release()
+                response = await self._request(session, call, await self._identity(), pace)
+        self._known = self._known or response.status // 100 == 2
         if response.status // 100 != 2:
             try:
                 raise await self._refusal(response, call.where)
             finally:
                 response.release()
         return response
+
+    async def _identity(self) -> Identity:
+        with self._lapsing():
+            return await self.access.identity()
+
+    async def _renewed(self, refused: Identity) -> bool:
+        with self._lapsing():
+            return await self.access.renew(refused)
+
+    @contextlib.contextmanager
+    def _lapsing(self) -> Iterator[None]:
+        """Once the server knew us, a lack of credentials is an outage: plug-ins and mounted files come back."""
+        try:
+            yield
+        except PermanentError as error:
+            if not self._known:
+                raise
+            raise UnavailableError(error.what, where=error.where, fix=error.fix) from None
 
     async def _request(
         self, session: aiohttp.ClientSession, call: Call, identity: Identity, pace: aiohttp.ClientTimeout
@@ -251,17 +278,20 @@ class Transport:
                     **await self._tls(identity),
                 )
             except aiohttp.WSServerHandshakeError as error:
-                if error.status == 401 and again and await self.access.renew(identity):
-                    identity = await self.access.identity()
+                if error.status == 401 and again and await self._renewed(identity):
+                    identity = await self._identity()
                     continue
-                # Without its cause: that one carries the headers of the request.
-                raise refusal(error.status, None, where=call.where) from None
+                # Without its cause: that one carries the headers of the request. What the server said is lost, and a
+                # Pod that is gone is the usual reason for a 404.
+                status = Status(message="no such Pod") if error.status == 404 else None
+                raise refusal(error.status, status, where=call.where) from None
             else:
                 return opened
         raise AssertionError  # pragma: no cover - the second try returns or raises
 
     async def _tls(self, identity: Identity) -> dict[str, Any]:
-        context = await self.access.tls(identity)
+        with self._lapsing():
+            context = await self.access.tls(identity)
         login = self.access.proxy_login.reveal()
         return {
             # Connections are pooled by context: one made with an older CA or certificate is not used again.

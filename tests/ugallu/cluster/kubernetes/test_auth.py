@@ -107,6 +107,29 @@ async def test_an_expired_token_is_read_again_once(server: Server, tmp_path: Pat
     await cluster.close()
 
 
+async def test_credentials_that_lapse_are_an_outage_once_the_server_knew_us(server: Server, tmp_path: Path) -> None:
+    """A token file half written stops nothing for good; the same file at the start is an error to mend."""
+    server.plan(FOUND, FOUND)
+    (tmp_path / "token").write_bytes(b"\x00\x01")
+    cluster = await KubernetesCluster.open(in_cluster(server.url, tmp_path, clock=ManualClock()))
+    with pytest.raises(PermanentError, match="token"):
+        await cluster.get(SlimRule, "x")
+    await cluster.close()
+    (tmp_path / "token").write_text("good")
+    clock = ManualClock()
+    cluster = await KubernetesCluster.open(in_cluster(server.url, tmp_path, clock=clock))
+    await cluster.get(SlimRule, "x")
+    (tmp_path / "token").write_bytes(b"\x00\x01")
+    await clock.advance(61)
+    with pytest.raises(UnavailableError, match="token"):
+        await cluster.get(SlimRule, "x")
+    (tmp_path / "token").write_text("better")
+    await clock.advance(61)
+    await cluster.get(SlimRule, "x")
+    assert tokens(server) == ["good", "better"]
+    await cluster.close()
+
+
 async def test_a_plugin_runs_again_when_its_token_ends_or_is_refused(server: Server, tmp_path: Path) -> None:
     """It runs once for many calls, again shortly before the end, again after a 401, and not in a storm of them."""
     clock = ManualClock()
