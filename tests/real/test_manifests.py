@@ -142,6 +142,22 @@ def test_the_image_is_named_once(api: ApiServer, tmp_path: Path) -> None:
     assert images == {"example.com/mine:7"}
 
 
+def test_the_values_of_a_policy_change_as_its_page_says(api: ApiServer, tmp_path: Path) -> None:
+    """The patch of docs/policies.md, as it stands there: one variable is another, all else is as it was."""
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT.parent / "docs" / "policies.md").read_text(), re.DOTALL)
+    mine = installation(tmp_path, "standard", patches=yaml.safe_load(example)["patches"])
+    changed = built(api, mine)
+    before = built(api, ROOT / "overlays" / "standard")
+    ((old, new),) = [(old, new) for old, new in zip(before, changed, strict=True) if old != new]
+    differing = [
+        (was["name"], now["expression"])
+        for was, now in zip(old["spec"].pop("variables"), new["spec"].pop("variables"), strict=True)
+        if was != now
+    ]
+    assert old == new
+    assert differing == [("ackAuthorizedSAs", "['alice@example.com', 'system:serviceaccount:soc:responder']")]
+
+
 def test_hardened_is_doubled_and_keeps_no_evidence_in_a_pod(api: ApiServer) -> None:
     """Two replicas, a budget for each, and sealing only where evidence outlives them."""
     documents = built(api, ROOT / "overlays" / "hardened")

@@ -33,26 +33,26 @@ _CHANGE: Final = """\
 ## Values
 
 Users stand there by their full names; a ServiceAccount is `system:serviceaccount:NAMESPACE:NAME`. Each value is one
-variable of the policies behind it, so a patch in a `kustomization.yaml` of your own changes it, in each of them:
+variable of the policies behind it, at the place given there, so a patch in a `kustomization.yaml` of your own changes
+it, in each of them (Kustomize merges no lists here: by its place alone; `test` notices when a release moves it):
 
 ```yaml
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [../ugallu/manifests/overlays/standard]
 patches:
-- patch: |
-    apiVersion: admissionregistration.k8s.io/v1
-    kind: ValidatingAdmissionPolicy
-    metadata: {name: ugallu.ack-restricted}
-    spec:
-      variables:
-      - {name: ackAuthorizedSAs, expression: "['alice@example.com', 'system:serviceaccount:soc:responder']"}
+- target: {kind: ValidatingAdmissionPolicy, name: ugallu.ack-restricted}
+  patch: |
+    - {op: test, path: /spec/variables/0/name, value: ackAuthorizedSAs}
+    - op: replace
+      path: /spec/variables/0/expression
+      value: "['alice@example.com', 'system:serviceaccount:soc:responder']"
 ```
 
 A list names all who may, so repeat those of the default that shall go on. With `deleteProtection`, Kubernetes' own
 garbage collector may delete as well.
 
-| Value | Default | Meaning | In |
+| Value | Default | Meaning | In, and its place there |
 |---|---|---|---|"""
 
 
@@ -68,8 +68,10 @@ def _lines(found: Sequence[Policy]) -> Iterator[str]:
     yield from ("", _CHANGE)
     defaults = _expressions(found)
     for name, meaning in _VALUES.items():
-        default, users = defaults[name], ", ".join(_code(policy.name) for policy in found if name in _names(policy))
-        yield f"| `{name}` | {_code(default)}{_elsewhere(name, default)} | {_sentence(meaning)} | {users} |"
+        default = defaults[name]
+        holders = [policy for policy in found if name in _names(policy)]
+        places = ", ".join(f"`{policy.name}` {_names(policy).index(name)}" for policy in holders)
+        yield f"| `{name}` | {_code(default)}{_elsewhere(name, default)} | {_sentence(meaning)} | {places} |"
     for _, policy in _numbered(found):
         yield from _section(policy)
 

@@ -41,9 +41,16 @@ def test_every_value_has_a_row_with_its_default_and_its_policies() -> None:
 
 
 def test_the_patch_changes_a_variable_that_exists() -> None:
-    """What a reader copies names a policy and a variable of it."""
+    """What a reader copies names a policy and a variable of it, and so does the table for every value."""
     (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    patch = yaml.safe_load(yaml.safe_load(example)["patches"][0]["patch"])
-    (policy,) = (policy for policy in POLICIES if policy.name == patch["metadata"]["name"])
-    (changed,) = patch["spec"]["variables"]
-    assert changed["name"] in {variable.name for variable in policy.variables}
+    (patch,) = yaml.safe_load(example)["patches"]
+    variables = {policy.name: [variable.name for variable in policy.variables] for policy in POLICIES}
+    asked, changed = yaml.safe_load(patch["patch"])
+    number = variables[patch["target"]["name"]].index(asked["value"])
+    assert (asked["path"], changed["path"]) == (
+        f"/spec/variables/{number}/name",
+        f"/spec/variables/{number}/expression",
+    )
+    for name, row in re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE, re.MULTILINE):
+        for policy, place in re.findall(r"`(ugallu\.[a-z-]+)` (\d+)", row):
+            assert variables[policy][int(place)] == name
