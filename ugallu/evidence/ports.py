@@ -78,6 +78,8 @@ class Stored(msgspec.Struct, frozen=True):
     media_type: str
     until: dt.datetime | None = None
     lock: Lock = Lock.PROCESS
+    held: bool = False
+    """Under legal hold: not dropped, whatever the date, until the hold is lifted."""
 
 
 class Signer(Protocol):
@@ -149,6 +151,17 @@ class EvidenceStore(Protocol):
         """Return what is recorded of the key, or None when there is nothing."""
         ...
 
+    async def extend(self, key: str, until: dt.datetime) -> Stored:
+        """Keep a key until this date at least; an earlier date than the recorded one changes nothing.
+
+        A missing key raises `PermanentError`, so does a staging key.
+        """
+        ...
+
+    async def hold(self, key: str, *, on: bool) -> Stored:
+        """Put a key under legal hold, or lift it; the same again changes nothing. Errors as of `extend`."""
+        ...
+
     async def drop(self, key: str) -> None:
-        """Remove a staging key or one whose retention has ended; `RefusedError` while it holds."""
+        """Remove a staging key or one whose retention has ended; `RefusedError` while it, or a legal hold, stands."""
         ...

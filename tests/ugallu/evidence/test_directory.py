@@ -326,17 +326,18 @@ async def test_a_reader_sees_what_a_dead_writer_acknowledged(tmp_path: Path) -> 
         await reader.get("torn")
 
 
-async def test_a_later_date_survives_recovery(tmp_path: Path) -> None:
-    """An extended retention is not put back to the first one when the content must be written again."""
+async def test_a_later_date_and_a_hold_survive_recovery(tmp_path: Path) -> None:
+    """An extended retention is not put back to the first one when the content must be written again; a hold stays."""
     store = opened(tmp_path)
     await put(store, "a", b"content")
     until = store._clock.now() + 2 * DAY
     await store.put("a", b"content", media_type="text/plain", until=until)
+    await store.hold("a", on=True)
     abandon(store)
     (tmp_path / "objects/a").write_bytes(b"")
     again = opened(tmp_path)
     found = await again.stat("a")
     assert found is not None
-    assert found.until == until
+    assert (found.until, found.held) == (until, True)
     assert await again.get("a") == b"content"
     again.close()

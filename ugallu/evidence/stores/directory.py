@@ -43,6 +43,7 @@ class _Record(msgspec.Struct, frozen=True, rename="camel"):
     size: int
     media_type: str
     until: dt.datetime | None = None
+    held: bool = False
 
 
 class _Frame(msgspec.Struct, frozen=True, array_like=True):
@@ -184,6 +185,14 @@ class DirectoryStore:
         check_key(key)
         record = await self._in_thread(lambda: self._recorded(key), key)
         return None if record is None else self._stored(key, record)
+
+    async def extend(self, key: str, until: dt.datetime) -> Stored:
+        """Keep a key longer; see `EvidenceStore`."""
+        return await self._amend(key, lambda record: _until(record, until))
+
+    async def hold(self, key: str, *, on: bool) -> Stored:
+        """Put a key under legal hold, or lift it; see `EvidenceStore`."""
+        return await self._amend(key, lambda record: msgspec.structs.replace(record, held=on))
 
     async def drop(self, key: str) -> None:
         """Remove a key whose retention has ended; a missing one is no error."""
@@ -327,8 +336,8 @@ class DirectoryStore:
     def _restore(self, key: str, content: bytes, record: _Record) -> None:
         with contextlib.suppress(IntegrityError):
             held = self._record(key)
-            if held is not None and held.sha256 == record.sha256 and held.until is not None:
-                record = msgspec.structs.replace(record, until=max(held.until, record.until or held.until))
+            if held is not None and held.sha256 == record.sha256:
+                record = msgspec.structs.replace(_until(record, held.until), held=held.held)
         for path, written in ((self._record_path(key), _encode(record)), (self._object(key), content)):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(path, written)
@@ -346,11 +355,29 @@ class DirectoryStore:
             raise TransientError("the record went away while it was read", where=key)
         if (old.sha256, old.size) != (record.sha256, record.size):
             raise IntegrityError("the key already holds other content", where=key, fix=_ASK)
-        if record.until is None or (old.until is not None and old.until >= record.until):
-            return old
-        later = msgspec.structs.replace(old, until=record.until)
-        write_durably(self._record_path(key), _encode(later))
-        return later
+        return self._rewrite(key, old, _until(old, record.until))
+
+    async def _amend(self, key: str, amend: Callable[[_Record], _Record]) -> Stored:
+        check_key(key)
+        if key.startswith(STAGING):
+            raise PermanentError("what is staged has no retention", where=key)
+        async with self._turn:
+            return await self._in_thread(lambda: self._amended(key, amend), key)
+
+    def _amended(self, key: str, amend: Callable[[_Record], _Record]) -> Stored:
+        self.open()
+        record = self._record(key)
+        if record is None:
+            raise PermanentError("nothing is stored here", where=key)
+        return self._stored(key, self._rewrite(key, record, amend(record)))
+
+    def _rewrite(self, key: str, old: _Record, new: _Record) -> _Record:
+        """Replace the record durably, if that changes anything: a longer retention must not be forgotten by a crash."""
+        if new != old:
+            path = self._record_path(key)
+            write_durably(path, _encode(new))
+            sync_directory(path.parent)
+        return new
 
     def _get(self, key: str) -> bytes:
         if (staged := self._staging.get(key)) is not None:
@@ -391,6 +418,8 @@ class DirectoryStore:
 
     def _drop(self, key: str) -> None:
         record = self._record(key)
+        if record is not None and record.held:
+            raise RefusedError("under legal hold", where=key, fix="lift the hold first")
         if record is not None and record.until is not None and record.until > self._clock.now():
             raise RefusedError(f"kept until {record.until.isoformat()}", where=key)
         self.open()
@@ -436,6 +465,7 @@ class DirectoryStore:
             media_type=record.media_type,
             until=record.until,
             lock=self.lock,
+            held=record.held,
         )
 
     def _object(self, key: str) -> Path:
@@ -466,6 +496,13 @@ def check_key(key: str) -> None:
 
 def _decode(content: bytes) -> _Frame:
     return msgspec.msgpack.decode(content, type=_Frame)
+
+
+def _until(record: _Record, until: dt.datetime | None) -> _Record:
+    """Return the record with this date, unless its own is later."""
+    if until is None or (record.until is not None and record.until >= until):
+        return record
+    return msgspec.structs.replace(record, until=until)
 
 
 def _sha256(content: bytes) -> str:

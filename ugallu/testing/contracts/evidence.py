@@ -134,6 +134,35 @@ class StoreContract:
         with pytest.raises(PermanentError):
             await store.get("a")
 
+    async def test_retention_is_extended_without_the_content(self, store: EvidenceStore, clock: ManualClock) -> None:
+        """A key is kept longer on request, never shorter; what is not there cannot be kept."""
+        until = clock.now() + DAY
+        stored = await store.put("a", b"x", media_type="text/plain", until=until)
+        assert await store.extend("a", until - dt.timedelta(hours=1)) == stored
+        later = await store.extend("a", until + DAY)
+        assert later.until == until + DAY
+        assert await store.stat("a") == later
+        await store.put("staging/a", b"x", media_type="text/plain", until=None)
+        for key in ("b", "staging/a"):
+            with pytest.raises(PermanentError):
+                await store.extend(key, until)
+
+    async def test_a_legal_hold_outlasts_every_date(self, store: EvidenceStore, clock: ManualClock) -> None:
+        """What is held is not dropped after its retention either; lifted, it may go. Putting it again lifts nothing."""
+        until = clock.now() + DAY
+        await store.put("a", b"x", media_type="text/plain", until=until)
+        for _ in range(2):
+            assert (await store.hold("a", on=True)).held
+        assert (await store.put("a", b"x", media_type="text/plain", until=until)).held
+        await clock.advance(2 * 24 * 3600.0)
+        with pytest.raises(RefusedError, match="hold"):
+            await store.drop("a")
+        assert not (await store.hold("a", on=False)).held
+        await store.drop("a")
+        assert await store.stat("a") is None
+        with pytest.raises(PermanentError):
+            await store.hold("a", on=True)
+
     async def test_evidence_needs_a_date(self, store: EvidenceStore) -> None:
         """Only staging goes without retention; it may be replaced and dropped."""
         with pytest.raises(PermanentError, match="retention"):
@@ -154,6 +183,8 @@ class StoreContract:
             lambda: store.put(key, b"x", media_type="text/plain", until=clock.now() + DAY),
             lambda: store.get(key),
             lambda: store.stat(key),
+            lambda: store.extend(key, clock.now() + DAY),
+            lambda: store.hold(key, on=True),
             lambda: store.drop(key),
         ]
         for call in calls:
