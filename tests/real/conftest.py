@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,20 @@ def cosign() -> Cosign:
 def note(config: pytest.Config, cluster: ApiServer) -> None:
     """Remember how long a start took, for the last lines of the run."""
     config.stash.setdefault(STARTS, []).append(f"{cluster.size} {cluster.seconds:.1f} s")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what a worker noted to the process that writes the last lines."""
+    output: dict[str, list[str]] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["starts"] = session.config.stash.get(STARTS, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ARG001 - the hook's signature
+    """Take what a worker noted; one that died noted nothing."""
+    starts = getattr(node, "workeroutput", {}).get("starts", [])
+    node.config.stash.setdefault(STARTS, []).extend(starts)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
