@@ -51,7 +51,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ARG001 - the hook's signature
+def pytest_testnodedown(node: Any, error: object) -> None:
     """Take what a worker noted; one that died noted nothing."""
     starts = getattr(node, "workeroutput", {}).get("starts", [])
     node.config.stash.setdefault(STARTS, []).extend(starts)
