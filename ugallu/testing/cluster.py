@@ -1,9 +1,9 @@
 """A cluster for tests, and one that fails on demand: before the effect, or after it, when only the answer is lost."""
 
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio
 
@@ -11,14 +11,14 @@ from ugallu.api.meta import Resource
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.embedded import EmbeddedCluster
 from ugallu.cluster.embedded.cluster import HISTORY
-from ugallu.cluster.port import ANY, Cluster, Notice, OutdatedError, Page, Preconditions, UnavailableError
+from ugallu.cluster.port import Cluster, Notice, OutdatedError, UnavailableError
+from ugallu.cluster.through import WRITES, Asked, Through
 from ugallu.errors import UgalluError
 from ugallu.testing.clock import ManualClock
 
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 
-WRITES = frozenset({"create", "apply", "patch", "patch_status", "delete"})
 VERBS = WRITES | {"get", "list", "notice"}
 """`notice` is one line of a watch."""
 
@@ -99,44 +99,15 @@ def seeded(seed: int, rate: float, *, verbs: Iterable[str] = WRITES, in_row: int
     return plan
 
 
-class FaultyCluster:
-    """The port over another cluster, with the faults of a plan; `calls` and `faults` tell what happened."""
+class FaultyCluster(Through):
+    """A cluster with the faults of a plan; `calls` and `faults` tell what happened."""
 
     def __init__(self, cluster: Cluster, plan: Plan) -> None:
+        super().__init__(cluster)
         self.calls: list[Call] = []
         self.faults: list[tuple[Call, Fault]] = []
         self.plan = plan
-        self._cluster = cluster
         self._numbers: dict[str, int] = {}
-
-    @property
-    def embedded(self) -> bool:
-        """As the cluster behind."""
-        return self._cluster.embedded
-
-    async def get(self, kind: type[R], name: str, namespace: str = "") -> R:
-        """Get, or fail."""
-        return await self._do("get", kind, name, lambda: self._cluster.get(kind, name, namespace))
-
-    async def list(
-        self,
-        kind: type[R],
-        *,
-        namespace: str = "",
-        labels: str = "",
-        fields: str = "",
-        limit: int = 500,
-        continue_token: str = "",
-    ) -> Page[R]:
-        """List, or fail."""
-        return await self._do(
-            "list",
-            kind,
-            "",
-            lambda: self._cluster.list(
-                kind, namespace=namespace, labels=labels, fields=fields, limit=limit, continue_token=continue_token
-            ),
-        )
 
     async def watch(
         self, kind: type[R], *, since: str, namespace: str = "", labels: str = "", fields: str = ""
@@ -145,47 +116,16 @@ class FaultyCluster:
         watch = self._cluster.watch(kind, since=since, namespace=namespace, labels=labels, fields=fields)
         async with aclosing(watch) as notices:  # type: ignore[type-var]
             async for notice in notices:
-                fault = self._fault("notice", kind, notice.object.metadata.name if notice.object else "")
+                name = notice.object.metadata.name if notice.object else ""
+                fault = self._fault(Asked("notice", kind, name))
                 if fault is not None and not fault.after:
                     raise fault.error
                 yield notice
                 if fault is not None:
                     raise fault.error
 
-    async def create(self, resource: R) -> R:
-        """Create, or fail."""
-        return await self._do("create", type(resource), resource.metadata.name, lambda: self._cluster.create(resource))
-
-    async def apply(self, resource: R, *, manager: str) -> R:
-        """Apply, or fail."""
-        return await self._do(
-            "apply", type(resource), resource.metadata.name, lambda: self._cluster.apply(resource, manager=manager)
-        )
-
-    async def patch(
-        self, kind: type[R], name: str, patch: Mapping[str, Any], namespace: str = "", *, when: Preconditions = ANY
-    ) -> R:
-        """Patch, or fail."""
-        return await self._do("patch", kind, name, lambda: self._cluster.patch(kind, name, patch, namespace, when=when))
-
-    async def patch_status(
-        self, kind: type[R], name: str, patch: Mapping[str, Any], namespace: str = "", *, when: Preconditions = ANY
-    ) -> R:
-        """Patch the status, or fail."""
-        return await self._do(
-            "patch_status", kind, name, lambda: self._cluster.patch_status(kind, name, patch, namespace, when=when)
-        )
-
-    async def delete(self, kind: type[R], name: str, namespace: str = "", *, when: Preconditions = ANY) -> None:
-        """Delete, or fail."""
-        await self._do("delete", kind, name, lambda: self._cluster.delete(kind, name, namespace, when=when))
-
-    async def close(self) -> None:
-        """Close the cluster behind."""
-        await self._cluster.close()
-
-    async def _do(self, verb: str, kind: type[Resource], name: str, effect: Callable[[], Awaitable[T]]) -> T:
-        fault = self._fault(verb, kind, name)
+    async def _pass(self, asked: Asked, effect: Callable[[], Awaitable[T]]) -> T:
+        fault = self._fault(asked)
         if fault is not None and not fault.after:
             raise fault.error
         result = await effect()
@@ -193,10 +133,10 @@ class FaultyCluster:
             raise fault.error
         return result
 
-    def _fault(self, verb: str, kind: type[Resource], name: str) -> Fault | None:
-        number = self._numbers.get(verb, 0)
-        self._numbers[verb] = number + 1
-        call = Call(verb, kind, name, number)
+    def _fault(self, asked: Asked) -> Fault | None:
+        number = self._numbers.get(asked.verb, 0)
+        self._numbers[asked.verb] = number + 1
+        call = Call(asked.verb, asked.kind, asked.name, number)
         self.calls.append(call)
         fault = self.plan(call)
         if fault is not None:

@@ -4,127 +4,50 @@ The embedded cluster is the cluster, the journal lies in a directory of its own,
 declared: another event type, or a verb it was never granted, fails the test.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, Final
 
 import anyio
 import structlog
 
 from ugallu.api.event import SecurityEvent
-from ugallu.api.meta import Kind, Resource
 from ugallu.api.observation import Batch, Observation
 from ugallu.clock import Clock, SystemClock
 from ugallu.cluster.embedded.cluster import EmbeddedCluster
-from ugallu.cluster.port import ANY, Cluster, ForbiddenError, Notice, Page, Preconditions, list_all
+from ugallu.cluster.port import Cluster, ForbiddenError, list_all
+from ugallu.cluster.through import Asked, Through
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import Operator
 from ugallu.operator.rights import allows, rights
 from ugallu.settings import AuditSettings, ListenSettings, Settings
 from ugallu.supervisor.assembly import Process, assembled, embedded_identity
 
-R = TypeVar("R", bound=Resource)
 SOURCE = "test"
 
 
-class Granted:
-    """A cluster that refuses what the operator never declared."""
+class Granted(Through):
+    """A cluster that refuses what the operator never declared. Closing it leaves the cluster, which is the test's."""
 
     def __init__(self, cluster: Cluster, operator: Operator[Any]) -> None:
-        self._cluster = cluster
+        super().__init__(cluster)
         self._name = operator.name
         self._grants = rights(operator)
 
-    @property
-    def embedded(self) -> bool:
-        """As the cluster behind it."""
-        return self._cluster.embedded
-
-    def _check(self, verb: str, kind: Kind, name: str = "", namespace: str = "", part: str = "") -> None:
-        if allows(self._grants, verb, kind, name=name, namespace=namespace, part=part):
-            return
-        raise ForbiddenError(
-            f"{verb} {kind.plural}{part} was never declared", where=f"operator {self._name}", fix="add it to `grants`"
-        )
-
-    async def get(self, kind: type[R], name: str, namespace: str = "") -> R:
-        """Ask for `get`."""
-        self._check("get", kind.kind_info, name, namespace)
-        return await self._cluster.get(kind, name, namespace)
-
-    async def list(
-        self,
-        kind: type[R],
-        *,
-        namespace: str = "",
-        labels: str = "",
-        fields: str = "",
-        limit: int = 500,
-        continue_token: str = "",
-    ) -> Page[R]:
-        """Ask for `list`."""
-        self._check("list", kind.kind_info, _named(fields), namespace)
-        return await self._cluster.list(
-            kind, namespace=namespace, labels=labels, fields=fields, limit=limit, continue_token=continue_token
-        )
-
-    def watch(
-        self, kind: type[R], *, since: str, namespace: str = "", labels: str = "", fields: str = ""
-    ) -> AsyncIterator[Notice[R]]:
-        """Ask for `watch`."""
-        self._check("watch", kind.kind_info, _named(fields), namespace)
-        return self._cluster.watch(kind, since=since, namespace=namespace, labels=labels, fields=fields)
-
-    async def create(self, resource: R) -> R:
-        """Ask for `create`."""
-        self._check("create", type(resource).kind_info, resource.metadata.name, resource.metadata.namespace)
-        return await self._cluster.create(resource)
-
-    async def apply(self, resource: R, *, manager: str) -> R:
-        """Ask for `patch`, as server-side apply does."""
-        self._check("patch", type(resource).kind_info, resource.metadata.name, resource.metadata.namespace)
-        return await self._cluster.apply(resource, manager=manager)
-
-    async def patch(
-        self,
-        kind: type[R],
-        name: str,
-        patch: Mapping[str, Any],
-        namespace: str = "",
-        *,
-        when: Preconditions = ANY,
-    ) -> R:
-        """Ask for `patch`."""
-        self._check("patch", kind.kind_info, name, namespace)
-        return await self._cluster.patch(kind, name, patch, namespace, when=when)
-
-    async def patch_status(
-        self,
-        kind: type[R],
-        name: str,
-        patch: Mapping[str, Any],
-        namespace: str = "",
-        *,
-        when: Preconditions = ANY,
-    ) -> R:
-        """Ask for `patch` on the status subresource."""
-        self._check("patch", kind.kind_info, name, namespace, "/status")
-        return await self._cluster.patch_status(kind, name, patch, namespace, when=when)
-
-    async def delete(self, kind: type[R], name: str, namespace: str = "", *, when: Preconditions = ANY) -> None:
-        """Ask for `delete`."""
-        self._check("delete", kind.kind_info, name, namespace)
-        await self._cluster.delete(kind, name, namespace, when=when)
+    def _look(self, asked: Asked) -> None:
+        kind = asked.kind.kind_info
+        verb, part = RBAC.get(asked.verb, (asked.verb, ""))
+        if not allows(self._grants, verb, kind, name=asked.name, namespace=asked.namespace, part=part):
+            what = f"{verb} {kind.plural}{part} was never declared"
+            raise ForbiddenError(what, where=f"operator {self._name}", fix="add it to `grants`")
 
     async def close(self) -> None:
-        """Leave the cluster open: it belongs to the test."""
+        """Leave the cluster open."""
 
 
-def _named(fields: str) -> str:
-    """Return the one name that a field selector asks for: so RBAC reads it, too."""
-    _, _, name = fields.partition("metadata.name=")
-    return name
+RBAC: Final = {"apply": ("patch", ""), "patch_status": ("patch", "/status")}
+"""Methods of the port that an API server knows as another verb, or on a subresource."""
 
 
 class Run:
