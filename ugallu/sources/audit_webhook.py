@@ -10,11 +10,13 @@ acknowledged waits in the spool for the slowest reader; only a full spool or a b
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import msgspec
 
 from ugallu.api.audit import AuditRecord
@@ -44,6 +46,8 @@ DIRECTORY: Final = "audit-webhook"
 BATCH: Final = 512
 BATCH_BYTES: Final = 4 << 20
 RELEASE_SECONDS: Final = 2.0
+_LARGE: Final = 4 << 20
+"""Bytes of a body; an API server's own are smaller."""
 _RETRY_SECONDS: Final = "2"
 """What a full spool asks for. An API server gives up a batch after five tries, some of them seconds apart."""
 _OUTCOMES: Final = {
@@ -128,8 +132,10 @@ class AuditReceiver:
         from ugallu.net.http import Answer
 
         began = self._clock.monotonic()
+        cut = partial(events_of, body.data, whole=body.whole)
         try:
-            events = events_of(body.data, whole=body.whole)
+            # One that is large, and cut off or broken besides, takes seconds to search.
+            events = await anyio.to_thread.run_sync(cut) if len(body.data) > _LARGE else cut()
         except PermanentError as error:
             self._complain("refused what is no list of audit events", error=str(error))
             return Answer(400, f"{error}\n")
