@@ -1,6 +1,6 @@
 """`Platform`: everything an operator may use, handed to its `build`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -10,6 +10,7 @@ from ugallu.clock import Clock
 from ugallu.cluster.port import Cache, Cluster
 from ugallu.emit.port import Emitter
 from ugallu.metrics import Metrics
+from ugallu.operator.shared import Shared
 from ugallu.settings import Settings
 
 
@@ -29,3 +30,5 @@ class Platform:
     """Where this process lives: its config objects, Secrets and Leases."""
     state: Path
     """A directory of this process alone, for what must survive a restart and belongs in no object."""
+    shared: Shared = field(default_factory=Shared)
+    """What only one of this process can open, and others use as well: the evidence in `state`."""

@@ -36,6 +36,7 @@ from ugallu.metrics import Metrics
 from ugallu.operator.contract import Namespace, Operator, Placement, Source
 from ugallu.operator.platform import Platform
 from ugallu.operator.rights import lease_of
+from ugallu.operator.shared import Shared
 from ugallu.settings import Settings
 from ugallu.supervisor.cell import Cell
 from ugallu.supervisor.intake import Intake
@@ -243,6 +244,7 @@ async def assembled(
             started=started,
         )
         built = [operator() for operator in operators]
+        shared = Shared()
         for operator in built:
             own = log.bind(operator=operator.name)
             origin = Origin(
@@ -268,6 +270,7 @@ async def assembled(
                 settings=settings,
                 namespace=namespace,
                 state=settings.state_dir,
+                shared=shared,
             )
             supervisor.add(
                 Cell(

@@ -15,6 +15,7 @@ from ugallu.evidence.signers.local import KeyFile, LocalSigner, open_key
 from ugallu.evidence.stores.directory import DirectoryStore
 from ugallu.evidence.trusted_root import TrustedRoot
 from ugallu.operator.platform import Platform
+from ugallu.operator.shared import Lent
 
 FOLDER = "evidence"
 
@@ -57,9 +58,8 @@ def local(folder: Path, platform: Platform) -> Ports:
         # Whoever has the log is alone here: what lies around is a dead process's, and may be a key.
         remove_strays(folder)
         remove_strays(folder / "keys")
-        store = DirectoryStore(folder / "store", platform.clock)
-        store.open()
-        undo.callback(store.close)
+        lent = directory(folder, platform)
+        undo.callback(lent.give_back)
         root = trusted_root.write([log.trusted_root])
         make_directory(folder)
         write_durably(folder / ROOT_FILE, root)
@@ -68,11 +68,25 @@ def local(folder: Path, platform: Platform) -> Ports:
     return Ports(
         signer=LocalSigner(key),
         log=log,
-        store=store,
+        store=lent.value,
         key=key.public,
         root=trusted_root.read(root),
         close=close,
     )
+
+
+def directory(folder: Path, platform: Platform) -> Lent[DirectoryStore]:
+    """Return the store below `folder`, which all operators of this process write through one door.
+
+    Raises `RefusedError` when another process writes to it, `TransientError` when the disk refuses.
+    """
+
+    def opened() -> DirectoryStore:
+        store = DirectoryStore(folder / "store", platform.clock)
+        store.open()
+        return store
+
+    return platform.shared.take(f"store {folder}", opened, DirectoryStore.close)
 
 
 def _signing_key(folder: Path) -> KeyFile:

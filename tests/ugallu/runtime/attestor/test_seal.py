@@ -30,6 +30,7 @@ from ugallu.evidence.verify import verify
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import After, Parts
 from ugallu.operator.platform import Platform
+from ugallu.operator.shared import Shared
 from ugallu.runtime.attestor.choose import choose, local
 from ugallu.runtime.attestor.enqueue import Enqueue, names_of
 from ugallu.runtime.attestor.operator import Attestor
@@ -696,6 +697,6 @@ def test_sealing_on_kubernetes_is_refused_unless_local_evidence_is_asked_for(tmp
     with pytest.raises(PermanentError, match="none is ever chosen by default"):
         choose(there)  # type: ignore[arg-type]
     there.settings = load({"evidence": "local"}, {})
-    there.state, there.clock = tmp_path, ManualClock()
+    there.state, there.clock, there.shared = tmp_path, ManualClock(), Shared()
     choose(there).close()  # type: ignore[arg-type]
     assert issubclass(IntegrityError, PermanentError)
