@@ -2,11 +2,11 @@
 
 import datetime as dt
 import enum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
-from ugallu.errors import PermanentError
+from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
 
 BUNDLE_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENT_MEDIA_TYPE = "application/vnd.in-toto+json"
@@ -14,6 +14,31 @@ STATEMENT_MEDIA_TYPE = "application/vnd.in-toto+json"
 
 class IntegrityError(PermanentError):
     """Stored or logged bytes are not the ones that were written: evidence may have been tampered with."""
+
+    reason: ClassVar[str] = "IntegrityViolation"
+
+
+class UnprovenError(RefusedError):
+    """The store has not proven that it keeps what it is given, so nothing is given to it."""
+
+    reason: ClassVar[str] = "LockNotProven"
+
+
+class FullError(TransientError):
+    """There is no room left, or none that we may use; it passes once somebody makes some."""
+
+    reason: ClassVar[str] = "StoreFull"
+
+
+class CredentialsError(RefusedError):
+    """A service does not accept our credentials: missing, wrong, expired, or not allowed to do this."""
+
+    reason: ClassVar[str] = "CredentialsRefused"
+
+
+def reason_of(error: UgalluError) -> str:
+    """Return the one word under which conditions and metrics name an error of sealing."""
+    return str(getattr(error, "reason", error.category))
 
 
 class PublicKey(msgspec.Struct, frozen=True):
@@ -57,14 +82,24 @@ class LogEntry(msgspec.Struct, frozen=True):
     checkpoint: str
     integrated_time: int = 0
     promise: bytes = b""
+    """The log's signature over body, index and `integrated_time`, where it gives one (Rekor v1)."""
     uuid: str = ""
+    global_index: int = -1
+    """The index that the log shows when it has several trees; `log_index` is that in the tree of the proof."""
+
+    @property
+    def index(self) -> int:
+        """The index under which the log shows the entry."""
+        return self.log_index if self.global_index < 0 else self.global_index
 
 
 class Lock(enum.StrEnum):
     """Who enforces a retention date."""
 
     STORE = "store"
-    """The store itself refuses to delete or shorten."""
+    """The store itself refuses to delete or shorten, to everybody."""
+    RIGHTS = "rights"
+    """The store refuses all who have no right to bypass its locks."""
     PROCESS = "process"
     """Only our own code refuses; whoever owns the disk can delete."""
 
@@ -116,6 +151,17 @@ class TransparencyLog(Protocol):
         ...
 
 
+class TimestampAuthority(Protocol):
+    """Signs when it saw a signature (RFC 3161)."""
+
+    async def stamp(self, signature: bytes) -> bytes:
+        """Return a reply (`TimeStampResp`, DER) about these raw signature bytes, already checked.
+
+        Raises `TransientError` when the authority is away, `IntegrityError` for a reply that does not hold.
+        """
+        ...
+
+
 class EvidenceStore(Protocol):
     """Create-only storage with retention."""
 
@@ -145,6 +191,10 @@ class EvidenceStore(Protocol):
 
         A missing key raises `PermanentError`.
         """
+        ...
+
+    async def read(self, key: str) -> tuple[Stored, bytes]:
+        """Return what is recorded of a key as it is now, retention included, and its content; errors as of `get`."""
         ...
 
     async def stat(self, key: str) -> Stored | None:

@@ -74,16 +74,16 @@ class _Put:
 class _Get:
     """One get under way, and what came of it."""
 
-    __slots__ = ("content", "error", "key")
+    __slots__ = ("error", "found", "key")
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self.content: bytes | None = None
+        self.found: tuple[Stored, bytes] | None = None
         self.error: OSError | UgalluError | None = None
 
     @property
     def over(self) -> bool:
-        return self.content is not None or self.error is not None
+        return self.found is not None or self.error is not None
 
 
 class DirectoryStore:
@@ -165,7 +165,11 @@ class DirectoryStore:
         return mine.stored
 
     async def get(self, key: str) -> bytes:
-        """Return the content; `IntegrityError` when it is not what was recorded. Concurrent gets share a thread."""
+        """Return the content; `IntegrityError` when it is not what was recorded."""
+        return (await self.read(key))[1]
+
+    async def read(self, key: str) -> tuple[Stored, bytes]:
+        """Return what is recorded, and the content; see `EvidenceStore`. Concurrent reads share a thread."""
         check_key(key)
         mine = _Get(key)
         self._gets.append(mine)
@@ -177,8 +181,8 @@ class DirectoryStore:
             raise self._translated(mine.error, key) from mine.error
         if mine.error is not None:
             raise mine.error
-        assert mine.content is not None
-        return mine.content
+        assert mine.found is not None
+        return mine.found
 
     async def stat(self, key: str) -> Stored | None:
         """Return what is recorded of the key, None when there is nothing."""
@@ -243,7 +247,7 @@ class DirectoryStore:
     def _get_all(self, gets: Sequence[_Get]) -> None:
         for get in gets:
             try:
-                get.content = self._get(get.key)
+                get.found = self._get(get.key)
             except (OSError, UgalluError) as error:
                 get.error = error
 
@@ -344,7 +348,7 @@ class DirectoryStore:
 
     def _held(self, key: str) -> bytes | None:
         try:
-            return self._read(key)
+            return self._read(key)[1]
         except PermanentError:
             return None
 
@@ -379,15 +383,17 @@ class DirectoryStore:
             sync_directory(path.parent)
         return new
 
-    def _get(self, key: str) -> bytes:
+    def _get(self, key: str) -> tuple[Stored, bytes]:
         if (staged := self._staging.get(key)) is not None:
-            return staged.content
+            assert staged.record is not None
+            return self._stored(key, staged.record), staged.content
         try:
-            return self._read(key)
+            record, content = self._read(key)
         except PermanentError:
-            if (frame := self._acknowledged(key)) is None:
+            if (frame := self._acknowledged(key)) is None or frame.record is None:
                 raise
-            return frame.content
+            record, content = frame.record, frame.content
+        return self._stored(key, record), content
 
     def _acknowledged(self, key: str) -> _Frame | None:
         """Return what a writer that died acknowledged of the key; only the next writer brings it into its files."""
@@ -399,7 +405,7 @@ class DirectoryStore:
                 last = frame
         return last if last is not None and last.record is not None else None
 
-    def _read(self, key: str) -> bytes:
+    def _read(self, key: str) -> tuple[_Record, bytes]:
         record = self._record(key)
         try:
             content = self._object(key).read_bytes()
@@ -410,7 +416,7 @@ class DirectoryStore:
         if record is None:
             raise IntegrityError("stored, but its record is gone", where=key)
         self._check(key, content, record)
-        return content
+        return record, content
 
     def _check(self, key: str, content: bytes, record: _Record) -> None:
         if _sha256(content) != record.sha256:

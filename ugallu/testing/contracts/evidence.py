@@ -105,6 +105,7 @@ class StoreContract:
         found = await store.stat("a/b.json")
         assert found is not None
         assert found == stored
+        assert await store.read("a/b.json") == (stored, b"{}")
         assert (found.size, found.until, found.media_type) == (2, until, "application/json")
         assert found.sha256 == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
@@ -182,6 +183,7 @@ class StoreContract:
         calls: list[Callable[[], Awaitable[Any]]] = [
             lambda: store.put(key, b"x", media_type="text/plain", until=clock.now() + DAY),
             lambda: store.get(key),
+            lambda: store.read(key),
             lambda: store.stat(key),
             lambda: store.extend(key, clock.now() + DAY),
             lambda: store.hold(key, on=True),
