@@ -53,7 +53,7 @@ class AuditDetectionConsumerFilter(Wire, frozen=True, kw_only=True):
     verb_allowlist: tuple[str, ...] = ()
     """Verbs forwarded; empty = all."""
     resource_allowlist: tuple[str, ...] = ()
-    """Resources forwarded, as group/resource with `*` and `?` (`/secrets`, `rbac.authorization.k8s.io/*`); empty = all."""
+    """Resources forwarded, as group/resource with `*` and `?`, the core group empty: `/secrets`; empty = all."""
     stages: tuple[str, ...] = ()
     """Stages forwarded; empty = ResponseStarted, ResponseComplete, Panic."""
     namespace_denylist: tuple[str, ...] = ()
