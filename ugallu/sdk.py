@@ -42,6 +42,7 @@ from ugallu.api.sigma import (
     Decision,
     GlobMatch,
     ObjectRefMatch,
+    RightsMatch,
     RuleException,
     RuleTest,
     SameElement,
@@ -54,6 +55,7 @@ from ugallu.api.sigma import (
     SigmaRuleStatus,
     Suppress,
     UserMatch,
+    WhenUnknown,
 )
 from ugallu.api.subject import Clue, ExternalKind, Subject, external
 from ugallu.clock import Clock
@@ -136,6 +138,7 @@ __all__ = [
     "Reconciler",
     "RefusedError",
     "Resource",
+    "RightsMatch",
     "RuleException",
     "RuleTest",
     "SameElement",
@@ -159,6 +162,7 @@ __all__ = [
     "UgalluError",
     "UserMatch",
     "View",
+    "WhenUnknown",
     "Wire",
     "Workload",
     "decode_strict",

@@ -1,7 +1,7 @@
 """From a SigmaRule to something that can serve: compiled, its type known, its templates read, its own tests passed."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -20,6 +20,7 @@ from ugallu.sdk import (
     Suppress,
     duration,
 )
+from ugallu_audit_detection.context import Context
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import Reason, RuleError, shown
 from ugallu_audit_detection.sigma.view import RecordView
@@ -61,9 +62,14 @@ class Armed:
         """Whether an exception that is in force at `now` covers this match."""
         return any(now < one.until and one.compiled.holds(view) for one in self.exempt)
 
-    def says(self, record: AuditRecord) -> bool:
-        """Whether this event, seen alone, would be reported: what a rule's tests ask."""
-        view = RecordView(record)
+    @property
+    def asking(self) -> tuple[CompiledRule, ...]:
+        """What asks for something to be remembered: the rule, and its exceptions."""
+        return tuple(one for one in (self.compiled, *(exempt.compiled for exempt in self.exempt)) if one.asks)
+
+    def says(self, record: AuditRecord, before: Sequence[AuditRecord] = ()) -> bool:
+        """Whether this event, after those before it, would be reported: what a rule's tests ask."""
+        view = RecordView(record, around=_context(self.asking, before))
         if not self.compiled.holds(view) or (record.stage == RECEIVED and not self.early):
             return False
         return not self.excepted(view, record.seen_at.timestamp())
@@ -108,11 +114,22 @@ def _wrong(armed: Armed, test: RuleTest) -> str:
     if test.expect not in ("hit", "miss"):
         return f"test {shown(test.name)}: expect must be hit or miss, not {shown(test.expect)}"
     try:
+        before = [msgspec.convert(_raw_parts(event), AuditRecord) for event in test.before]
         record = msgspec.convert(_raw_parts(test.event), AuditRecord)
     except msgspec.ValidationError as error:
         return f"test {shown(test.name)}: the event is no audit event: {error}"
-    said = "hit" if armed.says(record) else "miss"
+    said = "hit" if armed.says(record, before) else "miss"
     return "" if said == test.expect else f"test {shown(test.name)} expects a {test.expect} and got a {said}"
+
+
+def _context(asking: Sequence[CompiledRule], before: Sequence[AuditRecord]) -> Context | None:
+    if not asking:
+        return None
+    context = Context()
+    context.ask(asking)
+    for record in before:
+        context.note(record)
+    return context
 
 
 def _raw_parts(event: Mapping[str, object]) -> dict[str, object]:

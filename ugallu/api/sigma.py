@@ -80,6 +80,28 @@ class Decision(enum.StrEnum):
     FORBID = "forbid"
 
 
+class RightsMatch(Wire, frozen=True, kw_only=True):
+    """Something that one rule of a role allows: of each list given, one value. `*` in the role allows everything."""
+
+    verbs: tuple[str, ...] = ()
+    """It allows one of these verbs."""
+    api_groups: tuple[str, ...] = ()
+    """In one of these API groups."""
+    resources: tuple[str, ...] = ()
+    """On one of these resources, as `pods` or `pods/exec`."""
+    non_resource_urls: tuple[str, ...] = msgspec.field(default=(), name="nonResourceURLs")
+    """On one of these URLs that are no resources."""
+    cluster_wide: bool = False
+    """Of a ServiceAccount: it holds them through a ClusterRoleBinding."""
+
+
+class WhenUnknown(enum.StrEnum):
+    """What a condition counts as when nobody knows whether it holds."""
+
+    HOLDS = "holds"
+    FAILS = "fails"
+
+
 AUDIT_VERBS = ("create", "update", "patch", "delete", "get", "list", "watch", "deletecollection", "connect")
 Verb = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(AUDIT_VERBS)})]
 """A verb. The schema closes the list; a rule in a file may also name those of requests for no object (`post`)."""
@@ -138,6 +160,18 @@ class SigmaMatchLeaf(Wire, frozen=True, kw_only=True):
     """Conditions that one element of an array meets together."""
     dry_run: bool | None = None
     """Whether the request was a dry run."""
+    previous: tuple[GlobMatch, ...] | None = None
+    """All pairs must hold on the object as it was before the request."""
+    changed: tuple[str, ...] | None = None
+    """Paths; the request changes what stands at one of them."""
+    target_pod: tuple[GlobMatch, ...] | None = None
+    """All pairs must hold on the Pod that the request names (exec, attach, port-forward and others)."""
+    role_grants: tuple[RightsMatch, ...] | None = None
+    """The role that is written, or that the binding refers to, grants one of these."""
+    service_account_grants: tuple[RightsMatch, ...] | None = None
+    """The ServiceAccount at stake (named, of the Pod, of the token Secret) holds one of these."""
+    when_unknown: WhenUnknown | None = None
+    """What `previous` to `serviceAccountGrants` count as where they are unknown; absent: the rule does not raise."""
 
 
 class SigmaMatch(SigmaMatchLeaf, frozen=True, kw_only=True):
@@ -208,6 +242,8 @@ class RuleTest(Wire, frozen=True, kw_only=True):
     """`hit` or `miss`."""
     event: dict[str, Any]
     """The audit event, as the API server writes it."""
+    before: tuple[dict[str, Any], ...] = ()
+    """Audit events that came before it, for rules that ask what stood there."""
 
 
 class SigmaRuleSpec(Wire, frozen=True, kw_only=True):

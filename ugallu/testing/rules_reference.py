@@ -11,6 +11,7 @@ import datetime as dt
 import ipaddress
 import json
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote, unquote_plus
 
@@ -251,21 +252,23 @@ def aliased(event: Event, path: str, body: Json) -> list[Json]:
 # ------------------------------------------------------------------------------------------------------ native grammar
 
 
-def native_matches(match: dict[str, Any], event: Event) -> bool:
-    """Whether an event matches the `match` of a SigmaRule."""
-    if leaf(match, event) is not True:
+def native_matches(match: dict[str, Any], event: Event, before: Sequence[Event] = ()) -> bool:
+    """Whether an event, after those before it, matches the `match` of a SigmaRule."""
+    if leaf(match, event, before) is not True:
         return False
-    if match.get("anyOf") and not any(leaf(each, event) is True for each in match["anyOf"]):
+    if match.get("anyOf") and not any(leaf(each, event, before) is True for each in match["anyOf"]):
         return False
     unwanted = list(match.get("noneOf", []))
     if "not" in match:
         unwanted.append(match["not"])
-    return all(leaf(each, event) is False for each in unwanted)
+    return all(leaf(each, event, before) is False for each in unwanted)
 
 
-def leaf(leaf_: dict[str, Any], event: Event) -> bool | None:
-    """True, false, or None: unknown because the bodies were cut off."""
+def leaf(leaf_: dict[str, Any], event: Event, before: Sequence[Event] = ()) -> bool | None:
+    """True, false, or None: unknown, because the bodies were cut off or nobody knows what stood there."""
     conditions = list(leaf_conditions(leaf_, event))
+    counts_as = {"holds": True, "fails": False}.get(leaf_.get("whenUnknown", ""))
+    conditions += [counts_as if told is None else told for told in context_conditions(leaf_, event, before)]
     if False in conditions:
         return False
     return None if None in conditions else True
@@ -350,6 +353,306 @@ def leaf_conditions(leaf_: dict[str, Any], event: Event) -> Any:
                 for element in elements
             )
         )
+
+
+# ---------------------------------------------------------------------------------------------- what surrounds an event
+
+RBAC = "rbac.authorization.k8s.io"
+EVERYTHING = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}]
+
+
+def context_conditions(leaf_: dict[str, Any], event: Event, before: Sequence[Event]) -> Any:
+    for entry in leaf_.get("previous", []):
+        yield False if creates(event) else stood(before, place(event), entry["jsonPath"], hits(entry))
+    if leaf_.get("changed"):
+        yield any_of([changes(event, before, path) for path in leaf_["changed"]])
+    for entry in leaf_.get("targetPod", []):
+        yield target_pod(event, before, entry)
+    if leaf_.get("roleGrants"):
+        yield any_of([role_grants(event, before, wanted) for wanted in leaf_["roleGrants"]])
+    if leaf_.get("serviceAccountGrants"):
+        yield any_of([account_grants(event, before, wanted) for wanted in leaf_["serviceAccountGrants"]])
+
+
+def any_of(answers: list[bool | None]) -> bool | None:
+    return True if True in answers else None if None in answers else False
+
+
+def hits(entry: dict[str, Any]) -> Callable[[list[Json]], bool]:
+    return lambda values: any(glob_match(entry, value) for value in values)
+
+
+def creates(event: Event) -> bool:
+    if ref(event).get("subresource"):
+        return False
+    return event.get("verb") == "create" or (
+        event.get("verb") in ("update", "patch") and status(event).get("code") == 201
+    )
+
+
+def place(event: Event) -> tuple[str, str, str, str]:
+    """Where the object of a request is; of a create without a name, where it says that it was made."""
+    found = ref(event)
+    group, plural, namespace = (found.get(key, "") for key in ("apiGroup", "resource", "namespace"))
+    return group, plural, namespace, found.get("name", "") or named(effective(event)[0])
+
+
+def named(body: Json) -> str:
+    metadata = body.get("metadata") if isinstance(body, dict) else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def writes(event: Event) -> bool:
+    """Whether it leaves something behind that is worth reading."""
+    return (
+        event.get("verb") in ("create", "update", "patch", "delete", "deletecollection")
+        and ref(event).get("subresource", "") in ("", "ephemeralcontainers")
+        and event.get("stage", "") in ("ResponseComplete", "")
+        and status(event).get("code", 0) < 400
+        and not dry_run(event)
+    )
+
+
+def whole_list(event: Event, body: Json, key: str) -> bool:
+    """Lists of RBAC are replaced by every patch but a JSON Patch."""
+    return isinstance(body, dict) and key in body and not isinstance(event.get("requestObject"), list)
+
+
+def stood(
+    before: Sequence[Event],
+    where: tuple[str, str, str, str],
+    path: str,
+    asked: Callable[[list[Json]], Any],
+) -> Any:
+    """What a question about an object was last answered; None: unknown."""
+    known = None
+    for event in before:
+        if not writes(event) or event["verb"] == "deletecollection" or place(event) != where:
+            continue
+        body, whole = effective(event)
+        if event["verb"] == "delete" or body is None:
+            known = None
+        elif whole or (where[1] in ("roles", "clusterroles") and whole_list(event, body, "rules")):
+            known = asked(aliased(event, path, body))
+        elif touches(event, path, body):
+            known = True if asked(aliased(event, path, body)) is True else None
+    return known
+
+
+def touches(event: Event, path: str, body: Json) -> bool:
+    """Whether a partial object says anything at a path."""
+    resource, group = ref(event).get("resource", ""), ref(event).get("apiGroup", "")
+    if path.startswith(("$pod", "$ctr")):
+        if group not in GROUPS.get(resource, []):
+            return False
+        spec = POD_SPEC[resource]
+        if path.startswith("$pod"):
+            return says(steps_of(spec + path[4:]), body)
+        lists = ("containers", "initContainers", "ephemeralContainers")
+        return any(says(steps_of(f"{spec}.{each}{path[4:]}"), body) for each in lists)
+    return says(steps_of(path), body)
+
+
+def steps_of(path: str) -> list[str | int]:
+    """Names as text, indexes as numbers; -1 is every one."""
+    found = re.findall(r"\.([^.\[\]]+)|\['([^'\]]+)'\]|\[(\*|[0-9]+)\]", path)
+    return [-1 if index == "*" or dot == "*" else int(index) if index else dot or key for dot, key, index in found]
+
+
+def says(steps: list[str | int], node: Json) -> bool:
+    if not steps or not isinstance(node, dict | list):
+        return True
+    step, rest = steps[0], steps[1:]
+    if isinstance(node, list):
+        return any(says(rest, item) for item in node) if step == -1 else True
+    if any(key.startswith("$") for key in node):
+        return True
+    if step == -1:
+        return any(says(rest, item) for item in node.values())
+    return isinstance(step, str) and step in node and says(rest, node[step])
+
+
+def changes(event: Event, before: Sequence[Event], path: str) -> bool | None:
+    body, whole = effective(event)
+    if truncated(event) or body is None:
+        return None
+    now = [text(value) for value in aliased(event, path, body)]
+    if creates(event):
+        return bool(now)
+    if not whole and not touches(event, path, body):
+        return False
+    was = stood(before, place(event), path, lambda values: [text(value) for value in values])
+    return None if was is None else was != now
+
+
+def pod_shown(event: Event) -> tuple[Json, bool]:
+    body, whole = effective(event)
+    if ref(event).get("subresource") and not (isinstance(body, dict) and body.get("kind") == "Pod"):
+        return None, True
+    return body, whole
+
+
+def target_pod(event: Event, before: Sequence[Event], entry: dict[str, Any]) -> bool | None:
+    if (ref(event).get("apiGroup", ""), ref(event).get("resource")) != ("", "pods"):
+        return False
+    body, whole = pod_shown(event)
+    shown = body is not None and hits(entry)(aliased(event, entry["jsonPath"], body))
+    if shown or (body is not None and whole):
+        return bool(shown)
+    answer: bool | None = stood(before, place(event), entry["jsonPath"], hits(entry))
+    return answer
+
+
+def role_grants(event: Event, before: Sequence[Event], wanted: dict[str, Any]) -> bool | None:
+    group, plural, namespace, _ = place(event)
+    if group != RBAC or ref(event).get("subresource"):
+        return False
+    body, whole = effective(event)
+    if plural in ("roles", "clusterroles"):
+        if body is not None and (whole or touches(event, "$.rules", body)):
+            granted = grants(aliased(event, "$.rules", body), wanted)
+            return granted or (None if not whole and isinstance(event.get("requestObject"), list) else False)
+        kind = "Role" if plural == "roles" else "ClusterRole"
+        return role_stood(before, (kind, ref(event).get("name", ""), namespace), wanted)
+    if plural not in ("rolebindings", "clusterrolebindings"):
+        return False
+    role = role_ref(body, namespace)
+    if role is None and not whole:
+        role = (bindings(before).get((plural, namespace, ref(event).get("name", ""))) or (None, None))[0]
+    return None if role is None else role_stood(before, role, wanted)
+
+
+def role_ref(body: Json, namespace: str) -> tuple[str, str, str] | None:
+    found = body.get("roleRef") if isinstance(body, dict) else None
+    if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+        return None
+    if found.get("kind") == "Role":
+        return "Role", found["name"], namespace
+    return "ClusterRole", found["name"], ""
+
+
+def role_stood(before: Sequence[Event], role: tuple[str, str, str], wanted: dict[str, Any]) -> bool | None:
+    kind, name, namespace = role
+    if kind == "ClusterRole" and name == "cluster-admin":
+        return grants([EVERYTHING], wanted)
+    where = (RBAC, "roles" if kind == "Role" else "clusterroles", namespace, name)
+    answer: bool | None = stood(before, where, "$.rules", lambda values: grants(values, wanted))
+    return answer
+
+
+def grants(values: list[Json], wanted: dict[str, Any]) -> bool:
+    for rules in values:
+        for rule in rules if isinstance(rules, list) else []:
+            if not isinstance(rule, dict):
+                continue
+            if "*" in wanted.get("resources", []) and rule.get("resourceNames"):
+                continue
+            if all(
+                allows(key, rule.get(key), wanted[key])
+                for key in ("verbs", "apiGroups", "resources", "nonResourceURLs")
+                if wanted.get(key)
+            ):
+                return True
+    return False
+
+
+def allows(key: str, given: Json, wanted: list[str]) -> bool:
+    for one in given if isinstance(given, list) else []:
+        for each in wanted if isinstance(one, str) else []:
+            if one in ("*", each):
+                return True
+            if key == "resources" and one.startswith("*/") and each.endswith(one[1:]):
+                return True
+            if key == "nonResourceURLs" and one.endswith("*") and each.startswith(one[:-1]):
+                return True
+    return False
+
+
+def bindings(before: Sequence[Event]) -> dict[tuple[str, str, str], tuple[tuple[str, str, str], list[str] | None]]:
+    """To whom bindings gave which role."""
+    known: dict[tuple[str, str, str], tuple[tuple[str, str, str], list[str] | None]] = {}
+    for event in before:
+        group, plural, namespace, name = place(event)
+        if not writes(event) or group != RBAC or plural not in ("rolebindings", "clusterrolebindings"):
+            continue
+        if event["verb"] == "deletecollection":
+            known = {key: one for key, one in known.items() if key[0] != plural or namespace not in ("", key[1])}
+            continue
+        old = known.pop((plural, namespace, name), None)
+        body, whole = effective(event)
+        role = role_ref(body, namespace) or (old[0] if old and not whole else None)
+        if event["verb"] == "delete" or role is None or not name:
+            continue
+        told = subjects(body, namespace)
+        if not whole and not (isinstance(body, dict) and "subjects" in body):
+            told = old[1] if old else None
+        elif not whole and isinstance(event.get("requestObject"), list):
+            told = None if not old or old[1] is None or told is None else old[1] + told
+        known[plural, namespace, name] = role, told
+    return known
+
+
+def subjects(body: Json, namespace: str) -> list[str] | None:
+    found = []
+    listed = body.get("subjects") if isinstance(body, dict) else None
+    if not isinstance(listed, list):
+        return []
+    for one in listed:
+        name = one.get("name") if isinstance(one, dict) else None
+        if not isinstance(name, str) or not name:
+            continue
+        if one.get("kind") == "ServiceAccount":
+            own = one.get("namespace")
+            found.append(f"user system:serviceaccount:{own if isinstance(own, str) and own else namespace}:{name}")
+        else:
+            found.append(f"{'group' if one.get('kind') == 'Group' else 'user'} {name}")
+    return found
+
+
+def account_grants(event: Event, before: Sequence[Event], wanted: dict[str, Any]) -> bool | None:
+    account = account_at_stake(event, before)
+    if not isinstance(account, tuple):
+        return account
+    namespace, name = account
+    means = {
+        f"user system:serviceaccount:{namespace}:{name}",
+        "group system:serviceaccounts",
+        f"group system:serviceaccounts:{namespace}",
+        "group system:authenticated",
+    }
+    for (plural, _, _), (role, given) in bindings(before).items():
+        if wanted.get("clusterWide") and plural != "clusterrolebindings":
+            continue
+        if means & set(given or []) and role_stood(before, role, wanted) is True:
+            return True
+    return None
+
+
+def account_at_stake(event: Event, before: Sequence[Event]) -> tuple[str, str] | bool | None:
+    group, plural, namespace, name = place(event)
+    body, whole = effective(event)
+    if (group, plural) == ("", "serviceaccounts"):
+        return (namespace, name) if name else None
+    if group in GROUPS.get(plural, []):
+        path = "$pod.serviceAccountName"
+        shown, whole = pod_shown(event)
+        if shown is not None and (whole or touches(event, path, shown)):
+            return namespace, runs_as(aliased(event, path, shown))
+        if plural != "pods":
+            return None
+        account = stood(before, place(event), path, runs_as)
+        return (namespace, account) if isinstance(account, str) else None
+    if (group, plural) == ("", "secrets"):
+        found = native_path(".metadata.annotations['kubernetes.io/service-account.name']", body)
+        if found and isinstance(found[0], str):
+            return namespace, found[0]
+        return None if body is None or not whole else False
+    return False
+
+
+def runs_as(values: list[Json]) -> str:
+    return next((value for value in values if isinstance(value, str) and value), "default")
 
 
 def has_null(event: Event, path: str, body: Json) -> bool:

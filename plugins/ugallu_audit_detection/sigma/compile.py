@@ -13,6 +13,7 @@ from ugallu_audit_detection.sigma.expr import (
     All,
     Any_,
     Atom,
+    Check,
     Const,
     Expr,
     Field,
@@ -26,6 +27,7 @@ from ugallu_audit_detection.sigma.expr import (
     size,
 )
 from ugallu_audit_detection.sigma.native import match_expr
+from ugallu_audit_detection.sigma.questions import Asked, Of
 from ugallu_audit_detection.sigma.view import RecordView
 
 MAX_NODES = 2000
@@ -71,6 +73,8 @@ class CompiledRule:
     needs: Needs
     unknown_fields: tuple[str, ...] = ()
     """Names in an upstream rule that no audit record has: conditions on them see nothing."""
+    asks: tuple[Asked, ...] = ()
+    """What must be remembered from earlier events for it."""
 
     @property
     def matches_everything(self) -> bool:
@@ -126,7 +130,16 @@ def compile_rule(
             fix=f"at most {MAX_NODES}: split the rule",
         )
     expr = simplified(expr)
-    return CompiledRule(name, spec, expr, built(expr), dispatch_of(expr), needs_of(expr), unknown)
+    dispatch = dispatch_of(expr)
+    asks = tuple(dict.fromkeys(asked for leaf in leaves(expr) if isinstance(leaf, Check) for asked in leaf.asks))
+    if dispatch.resources is None and any(asked.of is Of.OBJECT for asked in asks):
+        raise RuleError(
+            Reason.COMPILE_ERROR,
+            "what stood before a write is kept for resources that a rule names, and this one names none",
+            where=f"SigmaRule {name}: spec.match",
+            fix="add objectRef.resource beside previous and changed",
+        )
+    return CompiledRule(name, spec, expr, built(expr), dispatch, needs_of(expr), unknown, asks)
 
 
 def dispatch_of(expr: Expr) -> Dispatch:
@@ -146,7 +159,7 @@ def needs_of(expr: Expr) -> Needs:
     return Needs(
         request=Part.REQUEST in parts,
         response=Part.RESPONSE in parts,
-        either=Part.EFFECTIVE in parts,
+        either=Part.EFFECTIVE in parts or Part.CONTEXT in parts,
         annotations=Part.ANNOTATIONS in parts,
         stages=_reach(expr, fields.STAGE, fold=False),
         levels=_reach(expr, fields.LEVEL, fold=False),

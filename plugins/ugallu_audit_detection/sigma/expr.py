@@ -14,6 +14,7 @@ import msgspec
 
 from ugallu_audit_detection.sigma.keywords import any_keyword, any_text
 from ugallu_audit_detection.sigma.pattern import Network, Pattern, TextTest, any_network, any_pattern, any_regex
+from ugallu_audit_detection.sigma.questions import Asked
 from ugallu_audit_detection.sigma.values import number_of, text_of
 from ugallu_audit_detection.sigma.view import Clues, RecordView
 
@@ -34,6 +35,8 @@ class Part(enum.IntEnum):
     REQUEST = 60
     RESPONSE = 80
     EFFECTIVE = 90
+    CONTEXT = 200
+    """What surrounds the event; see `surroundings`."""
     EVERYTHING = 500
 
 
@@ -232,6 +235,10 @@ class Check:
     name: str
     part: Part
     holds: Holds = field(compare=False, repr=False)
+    fails: Holds | None = field(default=None, compare=False, repr=False)
+    """Whether it is known not to hold, for one that may be neither."""
+    asks: tuple[Asked, ...] = field(default=(), compare=False, repr=False)
+    """What must be remembered for it."""
 
     def __str__(self) -> str:
         return self.name
@@ -408,6 +415,8 @@ def built(expr: Expr) -> Holds:
             return _built_atom(expr)
         case Check():
             return expr.holds
+        case Not(Check(fails=fails)) if fails is not None:
+            return fails
         case Not(part):
             holds = built(part)
             if any(leaf.part in _BODIES for leaf in leaves(part)):

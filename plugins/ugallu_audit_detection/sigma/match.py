@@ -7,11 +7,13 @@ the others a look at a name, a status or a body. Bodies are decoded when such a 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 from ugallu.sdk import AuditObject, AuditRecord
 from ugallu_audit_detection.sigma import fields
 from ugallu_audit_detection.sigma.compile import CompiledRule
 from ugallu_audit_detection.sigma.expr import Atom, Const, Expr, Holds, Leaf, Part, Texts, built, leaves, simplified
+from ugallu_audit_detection.sigma.questions import Surroundings
 from ugallu_audit_detection.sigma.view import MAX_KEY, Callers, RecordView
 
 Request = tuple[str, ...]
@@ -66,12 +68,23 @@ class Budget:
         return hits
 
 
+class Remembers(Surroundings, Protocol):
+    """What is known around events, kept from the events themselves."""
+
+    def note(self, record: AuditRecord) -> None:
+        """Take in what an event changed."""
+        ...
+
+
 class Matcher:
     """An immutable set of rules: build a new one when a rule changes, and swap it in. Disabled rules are left out."""
 
-    def __init__(self, rules: Sequence[CompiledRule], *, budget: Budget | None = None) -> None:
+    def __init__(
+        self, rules: Sequence[CompiledRule], *, budget: Budget | None = None, context: Remembers | None = None
+    ) -> None:
         self.rules = tuple(rules)
         self._budget = budget
+        self._context = context
         self._active = tuple(rule for rule in rules if rule.spec.enabled and not rule.never_matches)
         self._all = (1 << len(self._active)) - 1
         self._indexes = tuple(
@@ -98,18 +111,21 @@ class Matcher:
             cases = self._open(key, record)
         if not cases:
             return NONE
-        view = RecordView(record, self.callers)
+        view = RecordView(record, self.callers, self._context)
         if self._budget is not None:
             return self._budget.spent(cases, view)
         return [rule for rule, holds in cases if holds(view)]
 
     def match_batch(self, records: Iterable[AuditRecord]) -> Iterator[tuple[int, Sequence[CompiledRule]]]:
-        """Yield the index of each record that matches some rule, and the rules."""
+        """Yield the index of each record that matches some rule, and the rules; what it changes is noted after that."""
         match = self.match
+        note = self._context.note if self._context is not None else None
         for index, record in enumerate(records):
             hits = match(record)
             if hits:
                 yield index, hits
+            if note is not None:
+                note(record)
 
     def candidates(self, record: AuditRecord) -> Sequence[CompiledRule]:
         """Return the rules that are left once the request and the caller are known."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ugallu.sdk import Decision, GlobMatch, ObjectRefMatch, SameElement, SigmaMatch, SigmaMatchLeaf, UserMatch
-from ugallu_audit_detection.sigma import fields
+from ugallu_audit_detection.sigma import fields, surroundings
 from ugallu_audit_detection.sigma.errors import Reason, RuleError, shown
 from ugallu_audit_detection.sigma.expr import (
     Atom,
@@ -127,6 +127,10 @@ def _leaf(leaf: SigmaMatchLeaf, where: str) -> Iterator[Expr]:
     _bounded(leaf.same_element, f"{where}.sameElement", MAX_LEAVES)
     for i, same in enumerate(leaf.same_element or ()):
         yield _same_element(same, f"{where}.sameElement[{i}]")
+    _bounded(leaf.previous, f"{where}.previous", MAX_LEAVES)
+    _bounded(leaf.changed, f"{where}.changed", MAX_LEAVES)
+    _bounded(leaf.target_pod, f"{where}.targetPod", MAX_LEAVES)
+    yield from surroundings.checks(leaf, where, glob_test)
 
 
 def _object_ref(ref: ObjectRefMatch, where: str) -> Iterator[Expr]:

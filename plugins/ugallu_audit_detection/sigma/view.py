@@ -14,6 +14,7 @@ from ugallu.sdk import AuditObject, AuditRecord, AuditResponse, AuditUser
 
 if TYPE_CHECKING:
     from ugallu_audit_detection.sigma.keywords import Haystack
+    from ugallu_audit_detection.sigma.questions import Surroundings
 from ugallu_audit_detection.sigma.objects import is_resource, pod_spec, projected
 from ugallu_audit_detection.sigma.values import BROKEN, body_of
 
@@ -90,9 +91,15 @@ class part(Generic[T]):  # noqa: N801 - reads like `property`
 class RecordView:
     """One record, opened part by part. Make one per record and let all rules share it."""
 
-    def __init__(self, record: AuditRecord, callers: Callers | None = None) -> None:
+    unsure = False
+    """Whether a condition could not be told, because nobody knows what surrounds this event."""
+
+    def __init__(
+        self, record: AuditRecord, callers: Callers | None = None, around: "Surroundings | None" = None
+    ) -> None:
         self.record = record
         self._callers = callers
+        self.around = around
         self.found: dict[str, list[Any]] | None = None
         """What paths named in the bodies, for the other rules that look there."""
         self.haystack: Haystack | None = None

@@ -30,7 +30,7 @@ _GLOB_LISTS: Final = (
     "userAgentGlob",
     "responseMessageGlob",
 )
-_ENTRIES: Final = "[?l.?requestObjectGlob, ?l.?responseObjectGlob, ?l.?objectGlob]"
+_ENTRIES: Final = "[?l.?requestObjectGlob, ?l.?responseObjectGlob, ?l.?objectGlob, ?l.?previous, ?l.?targetPod]"
 """Lists of path and patterns of the leaf `l`."""
 _SAME: Final = "l.?sameElement.orValue([])"
 
@@ -46,7 +46,7 @@ def _path(p: str) -> str:
 def _asks(leaf: str) -> str:
     """Tell whether a leaf has a predicate: a list, a map or a value that is not empty."""
     return (
-        f"{leaf}.exists(k, !(k in ['anyOf', 'noneOf', 'not', 'sourceIPScope']) &&"
+        f"{leaf}.exists(k, !(k in ['anyOf', 'noneOf', 'not', 'sourceIPScope', 'whenUnknown']) &&"
         f" (type({leaf}[k]) == list || type({leaf}[k]) == map ? size({leaf}[k]) > 0 : {leaf}[k] != ''))"
     )
 
@@ -109,7 +109,7 @@ def sigma_rule_spec() -> Policy:
             ),
             Validation(
                 f"variables.leaves.all(l, {_ENTRIES}.all(es, es.all(e, {_path('e.jsonPath')}))"
-                f" && l.?fieldAbsent.orValue([]).all(p, {_path('p')})"
+                f" && [?l.?fieldAbsent, ?l.?changed].all(ps, ps.all(p, {_path('p')}))"
                 f" && {_SAME}.all(s, {_path('s.path')} && s.?all.orValue([]).all(e, {_path('e.jsonPath')})))",
                 f"spec.match: a jsonPath starts with $, has at most {MAX_PATH} characters, and consists of"
                 " .name .* [0] [*] ['key']",
