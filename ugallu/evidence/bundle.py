@@ -1,9 +1,12 @@
-"""Sigstore bundle v0.3, written and read: an envelope, the key that signed it, and its log entry.
+"""Sigstore bundles: what was signed, the key or certificate that signed it, its log entry and timestamps.
+
+Written as v0.3, over an envelope. Read also as v0.1 and v0.2, and over the digest of a bare file: others made those.
 
 Source of the format: github.com/sigstore/protobuf-specs, `sigstore_bundle.proto`, as proto3 JSON. Verifiers refuse
 unknown fields, and so do we. Reading is strict and bounded; it checks shape only, `verify.py` checks truth.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -21,16 +24,33 @@ MAX_HASHES: Final = 64
 MAX_ENTRIES: Final = 8
 MAX_TIMESTAMPS: Final = 32
 
-_MEDIA_TYPES: Final = frozenset({BUNDLE_MEDIA_TYPE, "application/vnd.dev.sigstore.bundle+json;version=0.3"})
+_OLD: Final = frozenset(f"application/vnd.dev.sigstore.bundle+json;version=0.{minor}" for minor in (1, 2))
+_MEDIA_TYPES: Final = _OLD | {BUNDLE_MEDIA_TYPE, "application/vnd.dev.sigstore.bundle+json;version=0.3"}
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A bare file that was signed: the SHA-256 that the bundle says it has, and the signature over the file."""
+
+    digest: bytes
+    signature: bytes
 
 
 class Bundle(msgspec.Struct, frozen=True):
     """A parsed bundle. `hint` names the key of a key bundle; the key itself is not in the bundle."""
 
-    envelope: Envelope
+    signed: Envelope | Message
     entries: tuple[LogEntry, ...]
     hint: str = ""
+    certificate: bytes = b""
+    """DER of the signer's certificate; exactly one of it and `hint` is there."""
     timestamps: tuple[bytes, ...] = ()
+
+    @property
+    def envelope(self) -> Envelope:
+        """The envelope; raises `PermanentError` for a bundle over a bare file."""
+        if isinstance(self.signed, Envelope):
+            return self.signed
+        raise PermanentError("signs a bare file (messageSignature), not a statement", where="bundle")
 
 
 class _Part(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -43,6 +63,10 @@ class _PublicKey(_Part, frozen=True):
 
 class _Certificate(_Part, frozen=True):
     raw_bytes: str
+
+
+class _Chain(_Part, frozen=True):
+    certificates: tuple[_Certificate, ...] = ()
 
 
 class _LogId(_Part, frozen=True):
@@ -91,6 +115,7 @@ class _Timestamps(_Part, frozen=True):
 class _Material(_Part, frozen=True):
     public_key: _PublicKey | None = None
     certificate: _Certificate | None = None
+    x509_certificate_chain: _Chain | None = None
     tlog_entries: tuple[_Entry, ...] = ()
     timestamp_verification_data: _Timestamps | None = None
 
@@ -106,13 +131,24 @@ class _Envelope(_Part, frozen=True):
     signatures: tuple[_Signature, ...]
 
 
+class _Digest(_Part, frozen=True):
+    algorithm: str
+    digest: str
+
+
+class _Message(_Part, frozen=True):
+    message_digest: _Digest
+    signature: str
+
+
 class _Bundle(_Part, frozen=True):
     media_type: str
     verification_material: _Material
-    dsse_envelope: _Envelope
+    dsse_envelope: _Envelope | None = None
+    message_signature: _Message | None = None
 
 
-def write(envelope: Envelope, entry: LogEntry | None) -> bytes:
+def write(envelope: Envelope, entry: LogEntry | None, timestamps: Sequence[bytes] = ()) -> bytes:
     """Return the bundle as JSON.
 
     `logIndex` and `hashes` are always written: sigstore-python refuses a bundle that leaves out their zero values.
@@ -124,6 +160,9 @@ def write(envelope: Envelope, entry: LogEntry | None) -> bytes:
     else:
         material["certificate"] = {"rawBytes": b64(envelope.certificate)}
     material["tlogEntries"] = [] if entry is None else [_entry_json(entry)]
+    if timestamps:
+        stamps = [{"signedTimestamp": b64(one)} for one in timestamps]
+        material["timestampVerificationData"] = {"rfc3161Timestamps": stamps}
     return msgspec.json.encode(
         {
             "mediaType": BUNDLE_MEDIA_TYPE,
@@ -154,32 +193,64 @@ def read(content: bytes) -> Bundle:
     if raw.media_type not in _MEDIA_TYPES:
         raise PermanentError(f"media type {raw.media_type[:80]!r} is not that of a v0.3 bundle", where="bundle")
     material = raw.verification_material
-    if (material.public_key is None) == (material.certificate is None):
-        raise PermanentError("exactly one of publicKey and certificate is needed", where="bundle")
-    if len(raw.dsse_envelope.signatures) != 1:
-        raise PermanentError("exactly one signature is allowed", where="bundle")
     if len(material.tlog_entries) > MAX_ENTRIES:
         raise PermanentError(f"more than {MAX_ENTRIES} log entries", where="bundle")
     stamps = material.timestamp_verification_data
     timestamps = stamps.rfc3161_timestamps if stamps is not None else ()
     if len(timestamps) > MAX_TIMESTAMPS:
         raise PermanentError(f"more than {MAX_TIMESTAMPS} timestamps", where="bundle")
-    signature = raw.dsse_envelope.signatures[0]
-    if material.public_key is not None and signature.keyid:
-        raise PermanentError("a key bundle carries no keyid", where="bundle")
-    certificate = b""
-    if material.certificate is not None:
-        certificate = unb64(material.certificate.raw_bytes, "bundle: certificate", limit=MAX_CERTIFICATE)
+    certificate = _certificate(material, old=raw.media_type in _OLD)
     return Bundle(
-        envelope=Envelope(
-            payload_type=raw.dsse_envelope.payload_type,
-            payload=unb64(raw.dsse_envelope.payload, "bundle: payload", limit=MAX_PAYLOAD),
-            signature=unb64(signature.sig, "bundle: signature", limit=MAX_SIGNATURE),
-            certificate=certificate,
-        ),
+        signed=_signed(raw, certificate),
         entries=tuple(_entry(entry) for entry in material.tlog_entries),
         hint=material.public_key.hint if material.public_key is not None else "",
+        certificate=certificate,
         timestamps=tuple(unb64(t.signed_timestamp, "bundle: timestamp", limit=MAX_CERTIFICATE) for t in timestamps),
+    )
+
+
+def _certificate(material: _Material, *, old: bool) -> bytes:
+    """Return the signer's certificate, empty for a key bundle: there is one of the two, where its version has it."""
+    chain = material.x509_certificate_chain
+    if sum(one is not None for one in (material.public_key, material.certificate, chain)) != 1:
+        raise PermanentError("exactly one of publicKey and certificate is needed", where="bundle")
+    if (chain is not None) is not old:
+        raise PermanentError("a certificate chain belongs in bundles before v0.3, and only there", where="bundle")
+    found = material.certificate
+    if chain is not None:
+        # The leaf; what issued it is the reader's to know.
+        if not chain.certificates:
+            raise PermanentError("an empty certificate chain", where="bundle")
+        found = chain.certificates[0]
+    if found is None:
+        return b""
+    certificate = unb64(found.raw_bytes, "bundle: certificate", limit=MAX_CERTIFICATE)
+    if not certificate:
+        raise PermanentError("an empty certificate", where="bundle")
+    return certificate
+
+
+def _signed(raw: _Bundle, certificate: bytes) -> Envelope | Message:
+    envelope, message = raw.dsse_envelope, raw.message_signature
+    if envelope is None and message is not None:
+        if message.message_digest.algorithm != "SHA2_256":
+            raise PermanentError("a digest other than SHA2_256", where="bundle")
+        return Message(
+            digest=unb64(message.message_digest.digest, "bundle: digest", limit=32, size=32),
+            signature=unb64(message.signature, "bundle: signature", limit=MAX_SIGNATURE),
+        )
+    if envelope is None or message is not None:
+        raise PermanentError("exactly one of dsseEnvelope and messageSignature is needed", where="bundle")
+    if len(envelope.signatures) != 1:
+        raise PermanentError("exactly one signature is allowed", where="bundle")
+    (signature,) = envelope.signatures
+    if not certificate and signature.keyid:
+        raise PermanentError("a key bundle carries no keyid", where="bundle")
+    return Envelope(
+        payload_type=envelope.payload_type,
+        payload=unb64(envelope.payload, "bundle: payload", limit=MAX_PAYLOAD),
+        signature=unb64(signature.sig, "bundle: signature", limit=MAX_SIGNATURE),
+        certificate=certificate,
     )
 
 
@@ -188,7 +259,9 @@ def _entry(raw: _Entry) -> LogEntry:
     if len(proof.hashes) > MAX_HASHES:
         raise PermanentError(f"more than {MAX_HASHES} proof hashes", where="bundle")
     index = int64(raw.log_index, "bundle: logIndex")
-    if raw.kind_version.version == "0.0.2" and index != int64(proof.log_index, "bundle: inclusionProof.logIndex"):
+    if raw.kind_version == _KindVersion("hashedrekord", "0.0.2") and index != int64(
+        proof.log_index, "bundle: inclusionProof.logIndex"
+    ):
         # Only a log of shards (Rekor v1) has two indexes.
         raise PermanentError("logIndex differs from that of the proof", where="bundle")
     promise = b""
@@ -206,12 +279,13 @@ def _entry(raw: _Entry) -> LogEntry:
         checkpoint=proof.checkpoint.envelope,
         integrated_time=int64(raw.integrated_time, "bundle: integratedTime"),
         promise=promise,
+        global_index=index if index != int64(proof.log_index, "bundle: inclusionProof.logIndex") else -1,
     )
 
 
 def _entry_json(entry: LogEntry) -> dict[str, Any]:
     written: dict[str, Any] = {
-        "logIndex": str(entry.log_index),
+        "logIndex": str(entry.index),
         "logId": {"keyId": b64(entry.log_id)},
         "kindVersion": {"kind": entry.kind, "version": entry.version},
     }

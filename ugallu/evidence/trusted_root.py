@@ -1,4 +1,4 @@
-"""The trusted root: which logs, under which keys, a verifier believes.
+"""The trusted root: which logs and authorities, under which keys and from when to when, a verifier believes.
 
 Source of the format: protobuf-specs `sigstore_trustroot.proto`, version 0.1, the one that all verifiers read. Keys of
 signers are not part of it: a verifier is given them separately.
@@ -17,6 +17,7 @@ from ugallu.evidence.encoding import unb64
 MEDIA_TYPE: Final = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
 MAX_BYTES: Final = 1 << 20
 MAX_LOGS: Final = 64
+MAX_CHAIN: Final = 8
 
 
 class LogKey(msgspec.Struct, frozen=True):
@@ -29,11 +30,33 @@ class LogKey(msgspec.Struct, frozen=True):
     start: dt.datetime
     end: dt.datetime | None = None
 
+    def counts_at(self, at: dt.datetime) -> bool:
+        """Tell whether the key counts at that time, both ends included."""
+        return _within(at, self.start, self.end)
+
+
+class Authority(msgspec.Struct, frozen=True):
+    """One certificate authority or timestamp authority: its chain (DER, the root last), and when it counts."""
+
+    chain: tuple[bytes, ...]
+    start: dt.datetime
+    end: dt.datetime | None = None
+    uri: str = ""
+
+    def counts_at(self, at: dt.datetime) -> bool:
+        """Tell whether the authority counts at that time, both ends included."""
+        return _within(at, self.start, self.end)
+
 
 class TrustedRoot(msgspec.Struct, frozen=True):
-    """The logs that a verifier believes, by log id."""
+    """What a verifier believes: logs of signatures and of certificates, by log id, and authorities."""
 
     logs: dict[bytes, LogKey]
+    certificate_logs: dict[bytes, LogKey] = {}
+    authorities: tuple[Authority, ...] = ()
+    """Who certifies signers."""
+    timestamp_authorities: tuple[Authority, ...] = ()
+    """Who signs times; their chains begin with the certificate that does."""
 
 
 class _Validity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,27 +80,55 @@ class _Log(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=Tr
     public_key: _Key
     log_id: _LogId
     checkpoint_key_id: _LogId | None = None
+    operator: str | None = None
+
+
+class _Raw(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    raw_bytes: str
+
+
+class _Chain(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    certificates: tuple[_Raw, ...]
+
+
+class _Subject(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    organization: str = ""
+    common_name: str = ""
+
+
+class _Authority(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    cert_chain: _Chain
+    valid_for: _Validity
+    subject: _Subject | None = None
+    uri: str = ""
+    operator: str | None = None
 
 
 class _Root(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     media_type: str
     tlogs: tuple[_Log, ...] = ()
-    certificate_authorities: tuple[msgspec.Raw, ...] = ()
-    ctlogs: tuple[msgspec.Raw, ...] = ()
-    timestamp_authorities: tuple[msgspec.Raw, ...] = ()
+    certificate_authorities: tuple[_Authority, ...] = ()
+    ctlogs: tuple[_Log, ...] = ()
+    timestamp_authorities: tuple[_Authority, ...] = ()
 
 
-def write(logs: Sequence[dict[str, Any]]) -> bytes:
-    """Return a trusted root of these `tlogs[]` elements.
+def write(
+    logs: Sequence[dict[str, Any]],
+    *,
+    authorities: Sequence[dict[str, Any]] = (),
+    certificate_logs: Sequence[dict[str, Any]] = (),
+    timestamp_authorities: Sequence[dict[str, Any]] = (),
+) -> bytes:
+    """Return a trusted root of these elements of `tlogs`, `certificateAuthorities`, `ctlogs`, `timestampAuthorities`.
 
     The lists it does not fill are written empty: sigstore-python demands the key `ctlogs`.
     """
     root = {
         "mediaType": MEDIA_TYPE,
         "tlogs": list(logs),
-        "certificateAuthorities": [],
-        "ctlogs": [],
-        "timestampAuthorities": [],
+        "certificateAuthorities": list(authorities),
+        "ctlogs": list(certificate_logs),
+        "timestampAuthorities": list(timestamp_authorities),
     }
     return msgspec.json.format(msgspec.json.encode(root), indent=2) + b"\n"
 
@@ -92,28 +143,66 @@ def read(content: bytes) -> TrustedRoot:
         raise PermanentError(str(error), where="trusted root") from error
     if raw.media_type != MEDIA_TYPE:
         raise PermanentError(f"media type {raw.media_type[:80]!r} is not {MEDIA_TYPE}", where="trusted root")
-    if len(raw.tlogs) > MAX_LOGS:
-        raise PermanentError(f"more than {MAX_LOGS} logs", where="trusted root")
+    if max(map(len, (raw.tlogs, raw.ctlogs, raw.certificate_authorities, raw.timestamp_authorities))) > MAX_LOGS:
+        raise PermanentError(f"more than {MAX_LOGS} logs or authorities", where="trusted root")
+    return TrustedRoot(
+        logs=_logs(raw.tlogs),
+        certificate_logs=_logs(raw.ctlogs),
+        authorities=tuple(map(_authority, raw.certificate_authorities)),
+        timestamp_authorities=tuple(map(_authority, raw.timestamp_authorities)),
+    )
+
+
+def _within(at: dt.datetime, start: dt.datetime, end: dt.datetime | None) -> bool:
+    return start <= at and (end is None or at <= end)
+
+
+def _logs(raw: Sequence[_Log]) -> dict[bytes, LogKey]:
     logs: dict[bytes, LogKey] = {}
-    for log in raw.tlogs:
+    for log in raw:
         key = _log(log)
         if key.log_id in logs:
             raise PermanentError("two logs share one id", where="trusted root")
         logs[key.log_id] = key
-    return TrustedRoot(logs)
+    return logs
+
+
+def _authority(raw: _Authority) -> Authority:
+    chain = raw.cert_chain.certificates
+    if not 1 <= len(chain) <= MAX_CHAIN:
+        raise PermanentError(f"a chain of {len(chain)} certificates", where="trusted root")
+    start, end = _times(raw.valid_for)
+    return Authority(
+        chain=tuple(unb64(one.raw_bytes, "trusted root: certificate", limit=16 << 10) for one in chain),
+        start=start,
+        end=end,
+        uri=raw.uri,
+    )
+
+
+def _times(valid: _Validity) -> tuple[dt.datetime, dt.datetime | None]:
+    for at in (valid.start, valid.end):
+        if at is not None and at.tzinfo is None:
+            raise PermanentError("a time without its zone", where="trusted root")
+    return valid.start, valid.end
 
 
 def _log(raw: _Log) -> LogKey:
     if raw.hash_algorithm != "SHA2_256":
         raise PermanentError(f"hash algorithm {raw.hash_algorithm[:40]!r} is not SHA2_256", where="trusted root")
-    url = urlsplit(raw.base_url)
-    if not url.scheme or not url.netloc:
+    try:
+        url = urlsplit(raw.base_url)
+    except ValueError as error:
+        raise PermanentError("a log's baseUrl is no URL", where="trusted root") from error
+    if not url.scheme or not url.hostname:
         raise PermanentError("a log's baseUrl has no scheme and host", where="trusted root")
+    start, end = _times(raw.public_key.valid_for)
     return LogKey(
         log_id=unb64(raw.log_id.key_id, "trusted root: log id", limit=32, size=32),
-        origin=url.netloc + url.path.rstrip("/"),
+        # A checkpoint names the host alone, whatever the port.
+        origin=url.hostname + url.path.rstrip("/"),
         spki=unb64(raw.public_key.raw_bytes, "trusted root: log key", limit=4096),
         key_details=raw.public_key.key_details,
-        start=raw.public_key.valid_for.start,
-        end=raw.public_key.valid_for.end,
+        start=start,
+        end=end,
     )

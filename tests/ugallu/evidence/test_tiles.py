@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ugallu.errors import RefusedError, TransientError
 from ugallu.evidence.logs import merkle, note, tiles
 from ugallu.evidence.logs.tiles import TileLog
-from ugallu.evidence.ports import Envelope, IntegrityError, LogEntry
+from ugallu.evidence.ports import Envelope, IntegrityError, LogEntry, PublicKey
 from ugallu.evidence.signers.local import open_key
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.evidence import open_evidence, sign
@@ -30,7 +30,7 @@ def opened(folder: Path) -> TileLog:
 
 
 def envelope(number: int) -> Envelope:
-    return Envelope("application/vnd.in-toto+json", b"%d" % number, b"sig%d" % number, certificate=b"x")
+    return Envelope("application/vnd.in-toto+json", b"%d" % number, b"sig%d" % number, key=PublicKey(b"x", "p256:0"))
 
 
 async def grown(folder: Path, size: int) -> None:
