@@ -65,12 +65,39 @@ class _Table:
         return True
 
 
+class Generations:
+    """The digests of the latest of many numbered things."""
+
+    def __init__(self) -> None:
+        self._tables: dict[int, _Table] = {}
+
+    def __contains__(self, digest: int) -> bool:
+        return any(digest in table for table in self._tables.values())
+
+    def note(self, number: int, digest: int) -> bool:
+        """Take note of the thing with this number; tell whether its digest was known."""
+        generation = number // GENERATION
+        table = self._tables.get(generation)
+        if table is None:
+            table = self._tables[generation] = _Table()
+            for old in [g for g in self._tables if g <= generation - GENERATIONS]:
+                del self._tables[old]
+        known = digest in self
+        table.add(digest)
+        return known
+
+
+def digest_of(event: bytes, key: bytes) -> int:
+    """Return a digest that is never 0."""
+    return int.from_bytes(hashlib.blake2b(event, digest_size=BYTES, key=key).digest(), "little") or 1
+
+
 class Seen:
     """The digests of the events up to some number, and those of them that are not yet durable."""
 
     def __init__(self, key: str) -> None:
         self._key = key.encode()
-        self._generations: dict[int, _Table] = {}
+        self._known = Generations()
         self._fresh = array("Q")
         self._first = 1
 
@@ -81,12 +108,12 @@ class Seen:
 
     def repeats(self, seq: int, event: bytes) -> bool:
         """Tell whether the event with this number, the next one, is byte for byte one of those before it."""
-        digest = int.from_bytes(hashlib.blake2b(event, digest_size=BYTES, key=self._key).digest(), "little") or 1
+        digest = digest_of(event, self._key)
         if not self._fresh:
             self._first = seq
         self._fresh.extend([0] * (seq - self.next))  # numbers that damage has cost
         self._fresh.append(digest)
-        return self._note(seq, digest)
+        return self._known.note(seq, digest)
 
     async def load(self, journal: Journal, end: int) -> None:
         """Take in what a journal keeps of the events up to number `end`."""
@@ -95,7 +122,7 @@ class Seen:
             first, digests = _decode(record.data)
             for seq, digest in enumerate(digests[: max(0, end + 1 - first)], first):
                 if digest:
-                    self._note(seq, digest)
+                    self._known.note(seq, digest)
             self._first = max(self._first, min(first + len(digests), end + 1))
             await anyio.lowlevel.checkpoint()
 
@@ -105,17 +132,6 @@ class Seen:
             await journal.append([_encode(self._first, self._fresh[:count])])
             del self._fresh[:count]
             self._first += count
-
-    def _note(self, seq: int, digest: int) -> bool:
-        generation = seq // GENERATION
-        table = self._generations.get(generation)
-        if table is None:
-            table = self._generations[generation] = _Table()
-            for old in [g for g in self._generations if g <= generation - GENERATIONS]:
-                del self._generations[old]
-        known = any(digest in older for older in self._generations.values())
-        table.add(digest)
-        return known
 
 
 def _encode(first: int, digests: "array[int]") -> bytes:

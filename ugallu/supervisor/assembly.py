@@ -3,6 +3,7 @@
 --state DIR     the embedded cluster's files (ugallu.cluster.embedded), if that is the cluster
   journal/      acknowledged findings (ugallu.journal)
   audit-webhook/  acknowledged audit events (ugallu.sources.spool), if there is a webhook
+  audit-twins/  which of log file and webhook has published what (ugallu.sources.twins), if there are both
   ...           what operators keep, each under a name of its own
 """
 
@@ -25,7 +26,7 @@ from ugallu.clock import Clock, SystemClock
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.fence import Fenced
 from ugallu.cluster.lease import Election
-from ugallu.cluster.port import Cache, Cluster
+from ugallu.cluster.port import Cache, Cluster, Server
 from ugallu.emit.emitter import JournalEmitter
 from ugallu.emit.outbox import Outbox
 from ugallu.emit.port import Origin
@@ -271,6 +272,7 @@ async def assembled(
                 namespace=namespace,
                 state=settings.state_dir,
                 shared=shared,
+                server=cluster if isinstance(cluster, Server) else None,
             )
             supervisor.add(
                 Cell(
@@ -312,6 +314,7 @@ def shared_sources(
     served: Sequence[Source] = ()
     if settings.audit.webhook.listen and settings.audit.follow:
         from ugallu.sources.audit_webhook import audit_webhook
+        from ugallu.sources.twins import once
 
         served = audit_webhook(
             settings.audit.webhook,
@@ -328,7 +331,8 @@ def shared_sources(
             return served
         from ugallu.sources.audit_file import audit_files
 
-        return [*audit_files(settings.audit, clock=clock, metrics=metrics, log=log), *served]
+        files = audit_files(settings.audit, clock=clock, metrics=metrics, log=log)
+        return once([*files, *served], settings.state_dir, clock=clock, metrics=metrics, log=log) if served else files
 
     return {AuditRecord: audit}
 
