@@ -26,7 +26,7 @@ from ugallu.clock import Clock, SystemClock
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.fence import Fenced
 from ugallu.cluster.lease import Election
-from ugallu.cluster.port import Cache, Cluster, Server
+from ugallu.cluster.port import Cache, Cluster
 from ugallu.emit.emitter import JournalEmitter
 from ugallu.emit.outbox import Outbox
 from ugallu.emit.port import Origin
@@ -272,7 +272,6 @@ async def assembled(
                 namespace=namespace,
                 state=settings.state_dir,
                 shared=shared,
-                server=cluster if isinstance(cluster, Server) else None,
             )
             supervisor.add(
                 Cell(
