@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.rig import go
+from tests.rig import go, image
 from tests.rig.cluster import ApiServer, ControlPlane
 from tests.rig.node import Node
+from tests.rig.s3 import KINDS, S3Server
 
 STARTS = pytest.StashKey[list[str]]()
 Cosign = Callable[..., subprocess.CompletedProcess[str]]
@@ -64,6 +65,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
+def archive() -> Path:
+    """Return the OCI archive of this tree's image."""
+    return image.archive()
+
+
+@pytest.fixture(scope="session")
 def api(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
     """Return a running API: etcd and kube-apiserver."""
     with ApiServer() as cluster:
@@ -85,3 +92,10 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
     with Node() as cluster:
         note(request.config, cluster)
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """Return a running S3 service that enforces locks: versitygw, or what `UGALLU_S3` names (`minio`: minutes to build)."""
+    with S3Server(KINDS[os.environ.get("UGALLU_S3", "versitygw")]) as server:  # noqa: TID251 - a switch of the tests
+        yield server

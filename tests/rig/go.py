@@ -63,6 +63,7 @@ ETCD = Program("etcd", "ugallu.test/etcd", "v3.6.16", "1.26.8", HERE / "etcd")
 KUBE_ROUTER = Program("kube-router", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router", "v2.1.0", "1.26.8")
 COREDNS = Program("coredns", "github.com/coredns/coredns", "v1.15.0", "1.26.8")
 VERSITYGW = Program("versitygw", "github.com/versity/versitygw/cmd/versitygw", "v1.8.0")
+MINIO = Program("minio", "github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c")
 
 
 def provide(program: Program, environ: Mapping[str, str] = os.environ) -> Path:  # noqa: TID251 - where caches and Go are

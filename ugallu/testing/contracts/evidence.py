@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from ugallu.clock import Clock
 from ugallu.errors import PermanentError, RefusedError
 from ugallu.evidence import statement, trusted_root, verify
 from ugallu.evidence.dsse import pae
@@ -19,6 +20,7 @@ from ugallu.testing.clock import ManualClock
 
 DAY = dt.timedelta(days=1)
 Envelopes = Callable[[int], Awaitable[Envelope]]
+Passing = Callable[[dt.timedelta], Awaitable[None]]
 
 
 class SignerContract:
@@ -95,11 +97,29 @@ class LogContract:
 
 
 class StoreContract:
-    """Fixtures: `store`, `clock` (its ManualClock)."""
+    """Fixtures: `store`, `clock`.
 
-    async def test_keeps_what_was_put(self, store: EvidenceStore, clock: ManualClock) -> None:
+    A store whose clock is not ours to move says in `term` how short a retention may be, and in `passing` how to wait.
+    """
+
+    @pytest.fixture
+    def now(self, clock: Clock) -> dt.datetime:
+        """The time, in whole seconds: stores keep dates no finer."""
+        return clock.now().replace(microsecond=0)
+
+    @pytest.fixture
+    def term(self) -> dt.timedelta:
+        """A retention that the test outlives."""
+        return DAY
+
+    @pytest.fixture
+    def passing(self, clock: ManualClock) -> Passing:
+        """Let time pass."""
+        return lambda span: clock.advance(span.total_seconds())
+
+    async def test_keeps_what_was_put(self, store: EvidenceStore, now: dt.datetime) -> None:
         """Content, digest, size, media type and retention come back as they were given."""
-        until = clock.now() + DAY
+        until = now + DAY
         stored = await store.put("a/b.json", b"{}", media_type="application/json", until=until)
         assert await store.get("a/b.json") == b"{}"
         found = await store.stat("a/b.json")
@@ -109,35 +129,37 @@ class StoreContract:
         assert (found.size, found.until, found.media_type) == (2, until, "application/json")
         assert found.sha256 == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
-    async def test_stores_once(self, store: EvidenceStore, clock: ManualClock) -> None:
+    async def test_stores_once(self, store: EvidenceStore, now: dt.datetime) -> None:
         """The same again is success; other content under the key is an integrity error and changes nothing."""
-        until = clock.now() + DAY
+        until = now + DAY
         first = await store.put("a", b"one", media_type="text/plain", until=until)
         assert await store.put("a", b"one", media_type="text/plain", until=until) == first
         with pytest.raises(IntegrityError):
             await store.put("a", b"two", media_type="text/plain", until=until)
         assert await store.get("a") == b"one"
 
-    async def test_retention_grows_and_never_shrinks(self, store: EvidenceStore, clock: ManualClock) -> None:
+    async def test_retention_grows_and_never_shrinks(self, store: EvidenceStore, now: dt.datetime) -> None:
         """A later date extends, an earlier one is ignored."""
         for days, kept in ((2, 2), (5, 5), (1, 5)):
-            stored = await store.put("a", b"x", media_type="text/plain", until=clock.now() + days * DAY)
-            assert stored.until == clock.now() + kept * DAY
+            stored = await store.put("a", b"x", media_type="text/plain", until=now + days * DAY)
+            assert stored.until == now + kept * DAY
 
-    async def test_retention_holds(self, store: EvidenceStore, clock: ManualClock) -> None:
+    async def test_retention_holds(
+        self, store: EvidenceStore, now: dt.datetime, term: dt.timedelta, passing: Passing
+    ) -> None:
         """Nothing is dropped before its time, everything may be after."""
-        await store.put("a", b"x", media_type="text/plain", until=clock.now() + DAY)
+        await store.put("a", b"x", media_type="text/plain", until=now + term)
         with pytest.raises(RefusedError):
             await store.drop("a")
-        await clock.advance(2 * 24 * 3600.0)
+        await passing(2 * term)
         await store.drop("a")
         assert await store.stat("a") is None
         with pytest.raises(PermanentError):
             await store.get("a")
 
-    async def test_retention_is_extended_without_the_content(self, store: EvidenceStore, clock: ManualClock) -> None:
+    async def test_retention_is_extended_without_the_content(self, store: EvidenceStore, now: dt.datetime) -> None:
         """A key is kept longer on request, never shorter; what is not there cannot be kept."""
-        until = clock.now() + DAY
+        until = now + DAY
         stored = await store.put("a", b"x", media_type="text/plain", until=until)
         assert await store.extend("a", until - dt.timedelta(hours=1)) == stored
         later = await store.extend("a", until + DAY)
@@ -148,14 +170,16 @@ class StoreContract:
             with pytest.raises(PermanentError):
                 await store.extend(key, until)
 
-    async def test_a_legal_hold_outlasts_every_date(self, store: EvidenceStore, clock: ManualClock) -> None:
+    async def test_a_legal_hold_outlasts_every_date(
+        self, store: EvidenceStore, now: dt.datetime, term: dt.timedelta, passing: Passing
+    ) -> None:
         """What is held is not dropped after its retention either; lifted, it may go. Putting it again lifts nothing."""
-        until = clock.now() + DAY
+        until = now + term
         await store.put("a", b"x", media_type="text/plain", until=until)
         for _ in range(2):
             assert (await store.hold("a", on=True)).held
         assert (await store.put("a", b"x", media_type="text/plain", until=until)).held
-        await clock.advance(2 * 24 * 3600.0)
+        await passing(2 * term)
         with pytest.raises(RefusedError, match="hold"):
             await store.drop("a")
         assert not (await store.hold("a", on=False)).held
@@ -178,14 +202,14 @@ class StoreContract:
     @pytest.mark.parametrize(
         "key", ["", "/a", "../a", "a/../b", ".", "..", "a//b", "a/", "a/.hidden", "a\x00b", "a b", "ä", "x" * 600]
     )
-    async def test_unsafe_keys_are_refused(self, store: EvidenceStore, clock: ManualClock, key: str) -> None:
+    async def test_unsafe_keys_are_refused(self, store: EvidenceStore, now: dt.datetime, key: str) -> None:
         """A key cannot leave the store, by any verb."""
         calls: list[Callable[[], Awaitable[Any]]] = [
-            lambda: store.put(key, b"x", media_type="text/plain", until=clock.now() + DAY),
+            lambda: store.put(key, b"x", media_type="text/plain", until=now + DAY),
             lambda: store.get(key),
             lambda: store.read(key),
             lambda: store.stat(key),
-            lambda: store.extend(key, clock.now() + DAY),
+            lambda: store.extend(key, now + DAY),
             lambda: store.hold(key, on=True),
             lambda: store.drop(key),
         ]
@@ -193,13 +217,13 @@ class StoreContract:
             with pytest.raises(PermanentError, match="key"):
                 await call()
 
-    async def test_concurrent_puts_of_one_key_agree(self, store: EvidenceStore, clock: ManualClock) -> None:
+    async def test_concurrent_puts_of_one_key_agree(self, store: EvidenceStore, now: dt.datetime) -> None:
         """Of two contents for one key exactly one wins, and its writer is told so."""
         outcomes: list[str] = []
 
         async def put(content: bytes) -> None:
             try:
-                await store.put("a", content, media_type="text/plain", until=clock.now() + DAY)
+                await store.put("a", content, media_type="text/plain", until=now + DAY)
                 outcomes.append("stored")
             except IntegrityError:
                 outcomes.append("refused")
