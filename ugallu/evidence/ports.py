@@ -2,11 +2,15 @@
 
 import datetime as dt
 import enum
-from typing import ClassVar, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
 
 from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
+
+if TYPE_CHECKING:
+    from ugallu.evidence.x509 import Identity
 
 BUNDLE_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENT_MEDIA_TYPE = "application/vnd.in-toto+json"
@@ -65,6 +69,18 @@ class Envelope(msgspec.Struct, frozen=True):
     key: PublicKey | None = None
     certificate: bytes = b""
     """DER of the leaf for keyless signatures; exactly one of key and certificate is set."""
+
+    @property
+    def key_id(self) -> str:
+        """Who signed, as status objects name it: the key, or the name in the certificate and which certificate."""
+        if self.key is not None:
+            return self.key.key_id
+        import hashlib
+
+        from ugallu.evidence import x509
+
+        name = x509.identity(x509.load(self.certificate)).name
+        return f"fulcio:{name}:{hashlib.sha256(self.certificate).hexdigest()[:16]}"
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -132,6 +148,22 @@ class Signer(Protocol):
     async def public_key(self) -> PublicKey | None:
         """Return the verification key, None for keyless signing."""
         ...
+
+    @property
+    def signs_as(self) -> "tuple[PublicKey | Identity, ...]":
+        """Return every key and identity under which this signer's signatures hold, those of the past included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One of the signatures that each statement gets, in a bundle and a log entry of its own.
+
+    `role` names the bundle: `primary`, or in dual mode `fulcio` and `openbao`.
+    """
+
+    role: str
+    signer: Signer
 
 
 class TransparencyLog(Protocol):

@@ -108,6 +108,11 @@ class LocalSigner:
         """Return the verification key."""
         return self._key.public
 
+    @property
+    def signs_as(self) -> tuple[PublicKey, ...]:
+        """Return the one key; it never changes."""
+        return (self._key.public,)
+
 
 def _new_key() -> bytes:
     from cryptography.hazmat.primitives import serialization

@@ -10,10 +10,12 @@ from ugallu.evidence import keys, trusted_root
 from ugallu.evidence.files import make_directory, remove_strays, write_durably
 from ugallu.evidence.kit import KEY_FILE, ROOT_FILE
 from ugallu.evidence.logs.tiles import TileLog
-from ugallu.evidence.ports import EvidenceStore, PublicKey, Signer, TransparencyLog
+from ugallu.evidence.ports import EvidenceStore, Leg, PublicKey, Signer, TimestampAuthority, TransparencyLog
 from ugallu.evidence.signers.local import KeyFile, LocalSigner, open_key
 from ugallu.evidence.stores.directory import DirectoryStore
+from ugallu.evidence.trust import Trust
 from ugallu.evidence.trusted_root import TrustedRoot
+from ugallu.evidence.verify import Report
 from ugallu.operator.platform import Platform
 from ugallu.operator.shared import Lent
 
@@ -30,6 +32,17 @@ class Ports:
     key: PublicKey
     root: TrustedRoot
     close: Callable[[], None] = lambda: None
+    legs: tuple[Leg, ...] = ()
+    """Who signs; two in dual mode, and then every statement has two bundles."""
+    authority: TimestampAuthority | None = None
+    """Who signs the time of each signature, if anybody does; its replies go into the bundle."""
+    require_all: bool = False
+    """What two bundles are worth (`spec.dualMode.requireAll`): both must hold, or one is enough."""
+
+    def check(self, content: bytes, *, subject: bytes | None = None) -> Report:
+        """Verify a bundle as one of ours: under any key or identity that signs here, or ever did."""
+        signers = tuple(who for leg in self.legs for who in leg.signer.signs_as)
+        return Trust(self.root, signers).check(content, subject=subject)
 
 
 def choose(platform: Platform) -> Ports:
@@ -65,13 +78,15 @@ def local(folder: Path, platform: Platform) -> Ports:
         write_durably(folder / ROOT_FILE, root)
         write_durably(folder / KEY_FILE, keys.to_pem(key.public))
         close = undo.pop_all().close
+    signer = LocalSigner(key)
     return Ports(
-        signer=LocalSigner(key),
+        signer=signer,
         log=log,
         store=lent.value,
         key=key.public,
         root=trusted_root.read(root),
         close=close,
+        legs=(Leg("primary", signer),),
     )
 
 
