@@ -41,12 +41,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer; `cut` ends the connection after so many bytes of the body."""
+    """An answer; `cut` ends the connection after so many bytes of the body, `silent` never answers."""
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: int | None = None
+    silent: bool = False
 
 
 @dataclass(slots=True)
@@ -134,6 +135,8 @@ class FakeS3:
             request = await _read(reader, writer)
             self.requests.append(request)
             reply = self.fault(request) or self.after(request, self.answer(request))
+            if reply.silent:
+                await reader.read()  # until the caller gives up
             body = b"" if request.method == "HEAD" else reply.body
             size = reply.headers.get("content-length", str(len(reply.body)))
             lines = {**reply.headers, "content-length": size, "connection": "close"}
