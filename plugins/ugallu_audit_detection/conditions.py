@@ -5,8 +5,8 @@ import datetime as dt
 from ugallu.sdk import Condition, RuleException, SigmaRuleSpec
 from ugallu_audit_detection.arming import Armed
 from ugallu_audit_detection.levels import WRITES, Levels
+from ugallu_audit_detection.sigma.budget import PAUSE, SLOW, Overruns
 from ugallu_audit_detection.sigma.errors import RuleError
-from ugallu_audit_detection.sigma.match import SLOW
 
 MAX_MESSAGE = 1024
 
@@ -46,7 +46,7 @@ def serving(spec: SigmaRuleSpec, *, good: bool, last_good: bool) -> Condition:
     return _condition("Serving", holds=False, reason="NotArmed", message="no version of this rule serves")
 
 
-def remarks(armed: Armed, levels: Levels, now: dt.datetime, *, overruns: int = 0) -> list[Condition]:
+def remarks(armed: Armed, levels: Levels, now: dt.datetime, *, slow: Overruns | None = None) -> list[Condition]:
     """What is odd about a rule that compiles: each condition stands here only while it is true."""
     found = []
     rule = armed.compiled
@@ -59,8 +59,8 @@ def remarks(armed: Armed, levels: Levels, now: dt.datetime, *, overruns: int = 0
     if rule.unknown_fields:
         names = ", ".join(rule.unknown_fields)
         found.append(_remark("UnknownField", "NotAnAuditField", f"no audit event has: {names}"))
-    if overruns >= SLOW:
-        found.append(_remark("TooSlow", "OverBudget", f"{SLOW} events or more took it 5 ms each; it goes on serving"))
+    if slow is not None:
+        found.append(_too_slow(slow))
     blind = _blind(armed, levels)
     if blind:
         needed = rule.needs.level
@@ -78,6 +78,18 @@ def remarks(armed: Armed, levels: Levels, now: dt.datetime, *, overruns: int = 0
     if endless:
         found.append(_remark("ExceptionWithoutExpiry", "NoExpiry", f"suppresses for ever: {_names(endless)}"))
     return found
+
+
+def _too_slow(slow: Overruns) -> Condition:
+    cost = f"{SLOW} events or more took it 5 ms each"
+    if slow.since is None:
+        return _remark("TooSlow", "OverBudget", f"{cost}; it goes on serving")
+    until = dt.datetime.fromtimestamp(slow.since + PAUSE, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _remark(
+        "TooSlow",
+        "HeldBack",
+        f"{cost}: until {until} it is not shown events of {slow.weight} bytes and more, {slow.passed} so far",
+    )
 
 
 def _blind(armed: Armed, levels: Levels) -> list[str]:

@@ -200,7 +200,7 @@ class Rules:
                 known.armed,
                 self._engine.levels,
                 self._clock.now(),
-                overruns=self._engine.budget.overruns.get(known.armed.name, 0),
+                slow=self._engine.budget.slow(known.armed.name),
             )
         return said
 

@@ -6,11 +6,12 @@ conditions on the caller are settled once per caller and kind of request. What i
 the others a look at a name, a status or a body. Bodies are decoded when such a rest asks, once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from ugallu.sdk import AuditObject, AuditRecord
 from ugallu_audit_detection.sigma import fields
+from ugallu_audit_detection.sigma.budget import Budget, Case
 from ugallu_audit_detection.sigma.compile import CompiledRule
 from ugallu_audit_detection.sigma.expr import Atom, Const, Expr, Holds, Leaf, Part, Texts, built, leaves, simplified
 from ugallu_audit_detection.sigma.questions import Surroundings
@@ -18,54 +19,14 @@ from ugallu_audit_detection.sigma.view import MAX_KEY, Callers, RecordView
 
 Request = tuple[str, ...]
 Rest = tuple[CompiledRule, Expr, Holds]
-Case = tuple[CompiledRule, Holds]
 NONE: tuple[CompiledRule, ...] = ()
 _KEY = (fields.VERB, fields.STAGE, fields.RESOURCE, fields.API_GROUP, fields.SUBRESOURCE)
 MAX_REQUESTS = 4096
 """Kinds of request remembered. A cluster makes a few hundred; a client can invent any number of resources."""
 MAX_CASES = 16384
 """Callers times kinds of request remembered; about a kilobyte each. Then they are forgotten and learned anew."""
-SLOW = 10
-"""Events over the budget that make a rule a slow one."""
 OTHER = "\0"
 """Stands for every value that no rule names."""
-
-
-class Budget:
-    """What one event may cost one rule, in seconds of `clock`. It outlives the matchers that it is given to.
-
-    Events are timed whole; only one that takes longer than `limit` is asked again rule by rule, to name the spender.
-    Decoding the bodies is nobody's expense: else whoever sends large ones could make any rule look slow.
-    """
-
-    def __init__(
-        self, clock: Callable[[], float], *, exact: Callable[[], float] | None = None, limit: float = 0.005
-    ) -> None:
-        self.clock = clock
-        self.exact = exact or clock
-        """The clock of the second look, which may be dearer: one that other processes do not make run."""
-        self.limit = limit
-        self.overruns: dict[str, int] = {}
-        """Rule -> on how many events it alone took longer than the limit."""
-
-    def forget(self, rule: str) -> None:
-        """The rule is gone, or another version of it serves."""
-        self.overruns.pop(rule, None)
-
-    def spent(self, cases: Sequence[Case], view: RecordView) -> list[CompiledRule]:
-        """Ask the rules, and note those that take too long."""
-        start = self.clock()
-        hits = [rule for rule, holds in cases if holds(view)]
-        if self.clock() - start > self.limit:
-            for rule, holds in cases:
-                if self.overruns.get(rule.name, 0) >= SLOW:
-                    continue  # what is known is not asked for twice
-                view.forget_searches()
-                start = self.exact()
-                holds(view)
-                if self.exact() - start > self.limit:
-                    self.overruns[rule.name] = self.overruns.get(rule.name, 0) + 1
-        return hits
 
 
 class Remembers(Surroundings, Protocol):

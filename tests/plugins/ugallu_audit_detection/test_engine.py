@@ -23,7 +23,7 @@ from ugallu.testing.audit import audit_record
 from ugallu.testing.rules import rule_spec
 from ugallu_audit_detection.arming import Armed, arm
 from ugallu_audit_detection.engine import Engine
-from ugallu_audit_detection.sigma.match import SLOW, Budget
+from ugallu_audit_detection.sigma.budget import SLOW, Budget
 
 
 def armed(name: str = "pod-read", labels: dict[str, str] | None = None, **changes: Any) -> Armed:
@@ -432,9 +432,11 @@ def test_a_rule_that_takes_too_long_is_told() -> None:
     made = Engine(budget=Budget(lambda: float(next(seconds))))
     made.arm(armed())
     run(made, [audit_record()] * 3)
-    assert made.budget.overruns == {"pod-read": 3}
+    assert made.budget.overruns["pod-read"].events == 3
+    assert made.budget.slow("pod-read") is None
     run(made, [audit_record()] * 20)
-    assert made.budget.overruns == {"pod-read": SLOW}, "enough is known"
+    assert made.budget.overruns["pod-read"].events == SLOW, "enough is known"
+    assert made.budget.slow("pod-read")
     made.arm(armed())
     assert not made.budget.overruns
 

@@ -17,6 +17,7 @@ from ugallu.testing.rules import sigma_rule
 from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.lastgood import LastGood
 from ugallu_audit_detection.rules import REFRESH, Rules
+from ugallu_audit_detection.sigma.budget import Overruns
 from ugallu_audit_detection.sigma.match import Matcher
 
 BROKEN: dict[str, Any] = {"match": {"requestObjectGlob": [{"jsonPath": "$..deep.field", "patterns": ["*"]}]}}
@@ -275,14 +276,19 @@ async def test_rules_whose_long_names_begin_alike_keep_versions_of_their_own(hou
     assert house.hits() == 1
 
 
-async def test_a_slow_rule_is_remarked_and_goes_on_serving(house: House) -> None:
-    """Its status says so; to switch it off would give a switch to whoever can send what makes it slow."""
+async def test_a_slow_rule_is_remarked(house: House) -> None:
+    """Its status says so, and what is held back from it; another version begins anew."""
     await house.put(sigma_rule())
-    house.engine.budget.overruns["pod-read"] = 9
+    slow = house.engine.budget.overruns["pod-read"] = Overruns(events=9)
     assert condition(await house.turn(), "TooSlow") is None
-    house.engine.budget.overruns["pod-read"] = 10
+    slow.events = 10
     assert said(await house.turn(), "TooSlow") == ("True", "OverBudget")
     assert house.hits() == 1
+    slow.since, slow.weight, slow.passed = 1767225600.0, 4096, 7
+    remark = condition(await house.turn(), "TooSlow")
+    assert remark is not None
+    assert remark.reason == "HeldBack"
+    assert "until 2026-01-01T00:10:00Z it is not shown events of 4096 bytes and more, 7 so far" in remark.message
     assert condition(await house.put(sigma_rule(description="a quicker one")), "TooSlow") is None
 
 
