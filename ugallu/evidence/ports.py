@@ -208,7 +208,10 @@ class EvidenceStore(Protocol):
         ...
 
     def key(self, url: str) -> str:
-        """Return the key behind a URL that `put` answered with; `PermanentError` when it is not of such a store."""
+        """Return the key behind a URL that `put` answered with, or of a part of it (`stores/parts.py`).
+
+        Raises `PermanentError` when it is not of such a store.
+        """
         ...
 
     async def put(self, key: str, content: bytes, *, media_type: str, until: dt.datetime | None) -> Stored:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from ugallu.api.event import SecurityEvent
+from ugallu.api.response import EventResponse
 from ugallu.errors import PermanentError
 from ugallu.evidence.canonical import canonical
 from ugallu.evidence.encoding import refuse_doubles
@@ -79,15 +80,25 @@ def parse(payload: bytes) -> Statement:
     return statement
 
 
-def spec_bytes(event: SecurityEvent) -> bytes:
+def spec_bytes(fact: SecurityEvent | EventResponse) -> bytes:
     """Return the canonical bytes of the whole `.spec`: what is attested, archived and handed to verifiers."""
-    return canonical(event.spec)
+    return canonical(fact.spec)
+
+
+def event_subject_name(event: SecurityEvent) -> str:
+    """Return the name of an event as a subject: `SecurityEvent/<name>@v1alpha1`."""
+    return f"SecurityEvent/{event.metadata.name}@{event.kind_info.version}"
 
 
 def event_subject(event: SecurityEvent, content: bytes = b"") -> Subject:
-    """Return the subject of one event: `SecurityEvent/<name>@v1alpha1` and the digest of `spec_bytes`."""
-    name = f"SecurityEvent/{event.metadata.name}@{event.kind_info.version}"
-    return subject_of(name, content or spec_bytes(event))
+    """Return the subject of one event: its name and the digest of `spec_bytes`."""
+    return subject_of(event_subject_name(event), content or spec_bytes(event))
+
+
+def response_subject(response: EventResponse, content: bytes = b"") -> Subject:
+    """Return the subject of one response: `EventResponse/<name>@v1alpha1` and the digest of `spec_bytes`."""
+    name = f"EventResponse/{response.metadata.name}@{response.kind_info.version}"
+    return subject_of(name, content or spec_bytes(response))
 
 
 def event_statement(
@@ -97,24 +108,69 @@ def event_statement(
 
     `content` is what `spec_bytes` made of the event, for a caller that has it already.
     """
-    spec = event.spec
+    incident, more = _incident(event)
+    predicate = {"incident": incident, **more, **_made(attestor, attested_at, EVENT_PREDICATE)}
+    return build([event_subject(event, content)], EVENT_PREDICATE, msgspec.to_builtins(predicate))
+
+
+def shared_statement(
+    events: Sequence[tuple[SecurityEvent, bytes]], attestor: Attestor, attested_at: dt.datetime
+) -> bytes:
+    """Return one Statement about many events, each with the bytes that `spec_bytes` made of it.
+
+    Every event is a subject of its own, in order, and has in `incidents` what an event alone has in its predicate; so
+    each of them is proven alone, by its bytes and the same bundle.
+    """
+    incidents = []
+    for event, _ in events:
+        incident, more = _incident(event)
+        incidents.append({"subject": event_subject_name(event), **incident, **more})
+    predicate = {"incidents": incidents, **_made(attestor, attested_at, EVENT_PREDICATE)}
+    subjects = [event_subject(event, content) for event, content in events]
+    return build(subjects, EVENT_PREDICATE, msgspec.to_builtins(predicate))
+
+
+def response_statement(
+    response: EventResponse, attestor: Attestor, attested_at: dt.datetime, *, content: bytes = b""
+) -> bytes:
+    """Return the Statement about one finished response: what was asked, and in the predicate what came of it."""
+    spec, status = response.spec, response.status
     predicate = {
-        "incident": {
-            "securityEventUID": event.metadata.uid,
-            "class": spec.class_,
-            "type": spec.type,
-            "severity": spec.severity,
-            "detectedAt": micro(spec.detected_at),
-            "clusterIdentity": spec.cluster_identity,
+        "response": {
+            "eventResponseUID": response.metadata.uid,
+            "securityEventName": spec.security_event_ref.name,
+            "securityEventUID": spec.security_event_ref.uid,
+            "action": spec.action.type,
+            "responder": spec.responder,
         },
-        "attestor": {
-            "name": attestor.name,
-            "version": attestor.version,
-            "instance": attestor.instance,
-            "attestedAt": micro(attested_at),
-        },
-        "tooling": {"ugalluVersion": attestor.version, "signingPredicate": EVENT_PREDICATE},
-        "specCanonicalization": "RFC8785",
+        "targetRef": spec.action.target_ref,
+        "parametersDigest": {"sha256": hashlib.sha256(canonical(spec.action.parameters)).hexdigest()},
+        "phase": status.phase,
+        "outcome": status.outcome,
+        "error": status.error,
+        "cancelReason": status.cancel_reason,
+        "attempts": status.attempts,
+        "startedAt": micro(status.started_at) if status.started_at else None,
+        "completedAt": micro(status.completed_at) if status.completed_at else None,
+        "evidence": status.evidence,
+        "resourceVersion": response.metadata.resource_version,
+        **_made(attestor, attested_at, RESPONSE_PREDICATE),
+    }
+    return build([response_subject(response, content)], RESPONSE_PREDICATE, msgspec.to_builtins(predicate))
+
+
+def _incident(event: SecurityEvent) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is said of an event: the part that is wire contract, and what we add."""
+    spec = event.spec
+    incident = {
+        "securityEventUID": event.metadata.uid,
+        "class": spec.class_,
+        "type": spec.type,
+        "severity": spec.severity,
+        "detectedAt": micro(spec.detected_at),
+        "clusterIdentity": spec.cluster_identity,
+    }
+    more = {
         "resourceVersion": event.metadata.resource_version,
         "correlationID": spec.correlation_id,
         "source": spec.source,
@@ -126,7 +182,21 @@ def event_statement(
             "uid": spec.subject.uid,
         },
     }
-    return build([event_subject(event, content)], EVENT_PREDICATE, msgspec.to_builtins(predicate))
+    return incident, more
+
+
+def _made(attestor: Attestor, attested_at: dt.datetime, predicate_type: str) -> dict[str, Any]:
+    """Return what is said of the Statement itself: by whom it was made, when, and how the subjects' bytes were."""
+    return {
+        "attestor": {
+            "name": attestor.name,
+            "version": attestor.version,
+            "instance": attestor.instance,
+            "attestedAt": micro(attested_at),
+        },
+        "tooling": {"ugalluVersion": attestor.version, "signingPredicate": predicate_type},
+        "specCanonicalization": "RFC8785",
+    }
 
 
 def micro(moment: dt.datetime) -> str:
@@ -143,10 +213,33 @@ def attested_at(statement: Statement) -> dt.datetime:
 
 
 def about(statement: Statement) -> str:
-    """Return the uid of the event that the statement is about, empty when it names none."""
-    incident = statement.predicate.get("incident")
-    uid = incident.get("securityEventUID") if isinstance(incident, dict) else None
-    return uid if isinstance(uid, str) else ""
+    """Return the uid of the event that the statement is about; empty when it names none, or many."""
+    uids = _uids(statement.predicate)
+    return uids[0] if len(uids) == 1 else ""
+
+
+def concerns(statement: Statement, uid: str, subject: bytes) -> bool:
+    """Tell whether the statement is about the object with this uid, and these are the bytes of that very object.
+
+    In a statement about many, the bytes of one event do not prove another.
+    """
+    uids = _uids(statement.predicate)
+    if not uid or uids.count(uid) != 1 or len(uids) != len(statement.subject):
+        return False
+    wanted = hashlib.sha256(subject).hexdigest()
+    return statement.subject[uids.index(uid)].digest.get("sha256") == wanted
+
+
+def _uids(predicate: dict[str, Any]) -> list[str]:
+    """Return the uids that a predicate names, in the order of its subjects."""
+    many = predicate.get("incidents")
+    parts = many if isinstance(many, list) else [predicate.get("incident") or predicate.get("response")]
+    found = []
+    for part in parts:
+        named = part if isinstance(part, dict) else {}
+        uid = named.get("securityEventUID") if "eventResponseUID" not in named else named["eventResponseUID"]
+        found.append(uid if isinstance(uid, str) else "")
+    return found
 
 
 def _check(statement: Statement) -> None:

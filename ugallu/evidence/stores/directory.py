@@ -26,6 +26,7 @@ from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluEr
 from ugallu.evidence.files import create_whole, make_directory, sync_directory, sync_file, write_durably
 from ugallu.evidence.ports import IntegrityError, Lock, Stored
 from ugallu.evidence.stores.ahead import WriteAhead, frames_of
+from ugallu.evidence.stores.parts import from_url, split
 
 STAGING: Final = "staging/"
 MAX_KEY: Final = 512
@@ -139,12 +140,13 @@ class DirectoryStore:
 
     def key(self, url: str) -> str:
         """Return the key behind a URL of this store, which may have been moved since."""
-        scheme, _, path = url.partition("://")
+        whole, part = from_url(url)
+        scheme, _, path = whole.partition("://")
         _, objects, key = unquote(path).partition("/objects/")
         if scheme != "file" or not objects:
             raise PermanentError("not the URL of something in a directory store", where=url[:200])
         check_key(key)
-        return key
+        return key + part
 
     async def put(self, key: str, content: bytes, *, media_type: str, until: dt.datetime | None) -> Stored:
         """Store once; see `EvidenceStore`. The same content with a later date extends the retention."""
@@ -170,6 +172,7 @@ class DirectoryStore:
 
     async def read(self, key: str) -> tuple[Stored, bytes]:
         """Return what is recorded, and the content; see `EvidenceStore`. Concurrent reads share a thread."""
+        key, part = split(key)
         check_key(key)
         mine = _Get(key)
         self._gets.append(mine)
@@ -182,11 +185,14 @@ class DirectoryStore:
         if mine.error is not None:
             raise mine.error
         assert mine.found is not None
-        return mine.found
+        return mine.found if part is None else part.of(*mine.found)
 
     async def stat(self, key: str) -> Stored | None:
         """Return what is recorded of the key, None when there is nothing."""
-        check_key(key)
+        whole, part = split(key)
+        check_key(whole)
+        if part is not None:
+            return None if await self.stat(whole) is None else (await self.read(key))[0]
         record = await self._in_thread(lambda: self._recorded(key), key)
         return None if record is None else self._stored(key, record)
 
@@ -362,6 +368,7 @@ class DirectoryStore:
         return self._rewrite(key, old, _until(old, record.until))
 
     async def _amend(self, key: str, amend: Callable[[_Record], _Record]) -> Stored:
+        key, _ = split(key)
         check_key(key)
         if key.startswith(STAGING):
             raise PermanentError("what is staged has no retention", where=key)

@@ -20,6 +20,7 @@ from ugallu.clock import Clock
 from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
 from ugallu.evidence.ports import IntegrityError, Lock, Stored, UnprovenError
 from ugallu.evidence.stores.directory import STAGING, check_key
+from ugallu.evidence.stores.parts import from_url, split
 from ugallu.evidence.stores.s3_canary import Promise, prove
 from ugallu.evidence.stores.s3_client import (
     LEAST_PART,
@@ -93,13 +94,14 @@ class S3Store:
 
     def key(self, url: str) -> str:
         """Return the key behind a URL of this bucket."""
-        scheme, _, path = url.partition("://")
+        whole_url, part = from_url(url)
+        scheme, _, path = whole_url.partition("://")
         bucket, _, key = path.partition("/")
         if scheme != "s3" or bucket != self._bucket or not key.startswith(self._prefix):
             raise PermanentError(f"not the URL of something in {self.endpoint}", where=url[:200])
         key = key.removeprefix(self._prefix)
         check_key(key)
-        return key
+        return key + part
 
     async def put(self, key: str, content: bytes, *, media_type: str, until: dt.datetime | None) -> Stored:
         """Store once; see `EvidenceStore`. The date is kept in whole seconds, rounded up."""
@@ -134,6 +136,7 @@ class S3Store:
 
     async def read(self, key: str) -> tuple[Stored, bytes]:
         """Return what is recorded now, lock included, and the content; see `EvidenceStore`."""
+        key, part = split(key)
         check_key(key)
         try:
             found, content = await self._client.get(self._bucket, self._prefix + key)
@@ -147,21 +150,27 @@ class S3Store:
         if found.lasting is None and self._promise.mode != ObjectLockMode.NONE and not key.startswith(STAGING):
             # Some services show a lock to HEAD alone.
             found = await self._client.head(self._bucket, self._prefix + key, found.version)
-        return self._stored(key, found), content
+        stored = self._stored(key, found)
+        return (stored, content) if part is None else part.of(stored, content)
 
     async def stat(self, key: str) -> Stored | None:
         """Return what is recorded of the key, None when there is nothing."""
-        check_key(key)
-        found = await self._head(key)
+        whole_key, part = split(key)
+        check_key(whole_key)
+        found = await self._head(whole_key)
+        if found is not None and part is not None:
+            return (await self.read(key))[0]
         return None if found is None else self._stored(key, found)
 
     async def extend(self, key: str, until: dt.datetime) -> Stored:
         """Keep a key longer; see `EvidenceStore`."""
+        key, _ = split(key)
         found = await self._kept(key)
         return self._stored(key, await self._extended(key, found, _whole(until)))
 
     async def hold(self, key: str, *, on: bool) -> Stored:
         """Put a key under legal hold, or lift it; see `EvidenceStore`."""
+        key, _ = split(key)
         found = await self._kept(key)
         if found.held is not on:
             await self._client.hold(self._bucket, self._prefix + key, found.version, on=on)

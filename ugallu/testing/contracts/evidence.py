@@ -54,10 +54,16 @@ class LogContract:
     async def test_entries_hold_under_the_trusted_root(self, log: TransparencyLog, envelope: Envelopes) -> None:
         """Every entry is proven by what the log itself publishes."""
         root = trusted_root.read(trusted_root.write([log.trusted_root]))
-        for number in range(5):
+
+        async def add(number: int) -> None:
             signed = await envelope(number)
             entry = await log.add(signed)
             verify.verify_entry(entry, signed, root.logs[entry.log_id])
+
+        # At once: a log may answer only after a second, with all of them.
+        async with anyio.create_task_group() as tg:
+            for number in range(5):
+                tg.start_soon(add, number)
 
     async def test_remembers_its_trees_and_no_others(self, log: TransparencyLog, envelope: Envelopes) -> None:
         """Every tree that it proved an entry in is still its beginning; a taller or another one is not."""
@@ -128,6 +134,29 @@ class StoreContract:
         assert await store.read("a/b.json") == (stored, b"{}")
         assert (found.size, found.until, found.media_type) == (2, until, "application/json")
         assert found.sha256 == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+    async def test_a_part_has_a_name_of_its_own(self, store: EvidenceStore, now: dt.datetime) -> None:
+        """A part is read, looked up, kept and held by its URL; only the whole is ever written or dropped."""
+        stored = await store.put("a.jsonl", b"one\ntwo\n", media_type="text/plain", until=now + DAY)
+        key = store.key(f"{stored.url}#bytes=4-6")
+        found, content = await store.read(key)
+        assert (content, found.size, found.until) == (b"two", 3, stored.until)
+        assert found.sha256 == "sha256:3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3"
+        assert await store.get(key) == b"two"
+        assert await store.stat(key) == found
+        assert store.key(found.url) == key
+        assert (await store.extend(key, now + 2 * DAY)).until == now + 2 * DAY
+        with pytest.raises(IntegrityError):
+            await store.get("a.jsonl@4-8")
+        assert await store.stat("b.jsonl@0-1") is None
+        for wrong in ("a.jsonl@", "a.jsonl@1", "a.jsonl@3-2", "a.jsonl@-1-2"):
+            with pytest.raises(PermanentError, match="key"):
+                await store.get(wrong)
+        with pytest.raises(PermanentError, match="part"):
+            store.key(f"{stored.url}#line=1")
+        for call in (store.drop(key), store.put(key, b"", media_type="text/plain", until=now + DAY)):
+            with pytest.raises(PermanentError, match="key"):
+                await call
 
     async def test_stores_once(self, store: EvidenceStore, now: dt.datetime) -> None:
         """The same again is success; other content under the key is an integrity error and changes nothing."""
