@@ -15,6 +15,7 @@ import pytest
 
 from tests.rig import go, image
 from tests.rig.cluster import ApiServer, ControlPlane
+from tests.rig.evidence.stack import Sigstore
 from tests.rig.node import Node
 from tests.rig.s3 import KINDS, S3Server
 
@@ -99,3 +100,10 @@ def s3() -> Iterator[S3Server]:
     """Return a running S3 service that enforces locks: versitygw, or what `UGALLU_S3` names (`minio`: minutes to build)."""
     with S3Server(KINDS[os.environ.get("UGALLU_S3", "versitygw")]) as server:  # noqa: TID251 - a switch of the tests
         yield server
+
+
+@pytest.fixture(scope="session")
+def sigstore() -> Iterator[Sigstore]:
+    """Return a private Sigstore: issuer, certificate authority and its log, Rekor v1 and v2, timestamp authority."""
+    with Sigstore() as services:
+        yield services

@@ -209,6 +209,16 @@ def read(content: bytes) -> Bundle:
     )
 
 
+def read_entry(content: bytes) -> LogEntry:
+    """Parse a log entry alone, as a Rekor v2 answers with it; raises `PermanentError` that says what does not fit."""
+    if len(content) > MAX_BYTES:
+        raise PermanentError(f"larger than {MAX_BYTES} bytes", where="log entry")
+    try:
+        return _entry(msgspec.json.decode(content, type=_Entry))
+    except (ValueError, RecursionError) as error:
+        raise PermanentError(str(error), where="log entry") from error
+
+
 def _certificate(material: _Material, *, old: bool) -> bytes:
     """Return the signer's certificate, empty for a key bundle: there is one of the two, where its version has it."""
     chain = material.x509_certificate_chain

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ugallu.errors import PermanentError
-from ugallu.evidence.encoding import unb64
+from ugallu.evidence.encoding import b64, unb64
 
 MEDIA_TYPE: Final = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
 MAX_BYTES: Final = 1 << 20
@@ -29,6 +29,8 @@ class LogKey(msgspec.Struct, frozen=True):
     key_details: str
     start: dt.datetime
     end: dt.datetime | None = None
+    url: str = ""
+    """Where the log says that it is."""
 
     def counts_at(self, at: dt.datetime) -> bool:
         """Tell whether the key counts at that time, both ends included."""
@@ -133,6 +135,21 @@ def write(
     return msgspec.json.format(msgspec.json.encode(root), indent=2) + b"\n"
 
 
+def element(log: LogKey) -> dict[str, object]:
+    """Return the `tlogs[]` element of a log."""
+    validity = {"start": _time(log.start)} | ({"end": _time(log.end)} if log.end is not None else {})
+    return {
+        "baseUrl": log.url or f"https://{log.origin}",
+        "hashAlgorithm": "SHA2_256",
+        "publicKey": {"rawBytes": b64(log.spki), "keyDetails": log.key_details, "validFor": validity},
+        "logId": {"keyId": b64(log.log_id)},
+    }
+
+
+def _time(at: dt.datetime) -> str:
+    return at.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+
+
 def read(content: bytes) -> TrustedRoot:
     """Parse a trusted root; raises `PermanentError` that says what does not fit."""
     if len(content) > MAX_BYTES:
@@ -203,6 +220,7 @@ def _log(raw: _Log) -> LogKey:
         origin=url.hostname + url.path.rstrip("/"),
         spki=unb64(raw.public_key.raw_bytes, "trusted root: log key", limit=4096),
         key_details=raw.public_key.key_details,
+        url=raw.base_url,
         start=start,
         end=end,
     )

@@ -1,23 +1,22 @@
 """`HttpClient`: one server that we ask, over aiohttp, with a bound on everything that it may cost us.
 
-No redirects, no proxies, no cookies: who is asked is who was configured. What a server says in an error is cut short
-and made printable before anyone sees it.
+No redirects, no proxies, no cookies: who is asked is who was configured. Importing this costs aiohttp, some 15 MiB.
 """
 
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
-from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
+from ugallu.errors import PermanentError, TransientError
+from ugallu.net.ask import Reply
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-_SHOWN: Final = 200
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -31,20 +30,6 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 LIMITS: Final = Limits()
-
-
-class Reply(NamedTuple):
-    """An answer; names of headers are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def said(self) -> str:
-        """The beginning of the body, fit for an error."""
-        text = self.body[: 2 * _SHOWN].decode("utf-8", "replace")
-        return "".join(character if character.isprintable() else " " for character in text)[:_SHOWN].strip()
 
 
 class HttpClient:
@@ -140,18 +125,6 @@ class HttpClient:
                 trust_env=False,
             )
         return self._session
-
-
-def failed(reply: Reply, where: str) -> UgalluError:
-    """Return the error for an answer that is none of those that the caller understands."""
-    said = f"answered {reply.status}: {reply.said}" if reply.said else f"answered {reply.status}"
-    if reply.status in (401, 403):
-        return RefusedError(said, where=where)
-    if reply.status in (408, 425, 429) or reply.status >= 500:
-        wish = reply.headers.get("retry-after", "")
-        seconds = float(wish) if wish.isascii() and wish.isdecimal() and len(wish) < 6 else None
-        return TransientError(said, where=where, retry_after=seconds)
-    return PermanentError(said, where=where)
 
 
 def _parts(base: str) -> SplitResult:
