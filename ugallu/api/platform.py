@@ -334,6 +334,8 @@ class TTLConfigSpec(Config, frozen=True, kw_only=True):
     """Back-off when deletion is not yet allowed."""
     worker: WorkerConfig | None = None
     """Worker pool."""
+    dry_run: bool = False
+    """Say on each object that it would be deleted, and delete none."""
 
 
 class TTLConfig(Resource, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ implementation to them:
   (`metadata.name`, `metadata.namespace`, and `=`, `==`, `!=` on those that the kind declares).
 """
 
+import datetime as dt
 import enum
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -194,6 +195,19 @@ class Streams(Protocol):
         breaks before it begins anew; one that breaks later is resumed by `watch` from its last notice. Raises
         `InvalidError` where the server does not serve it: list and watch instead.
         """
+        ...
+
+
+@runtime_checkable
+class Server(Protocol):
+    """What a cluster may offer besides the port where a server is behind it: its clock, and what is no object."""
+
+    async def server_time(self) -> dt.datetime | None:
+        """Return what the server's clock says, to the second; None where something on the way left it out."""
+        ...
+
+    async def fetch(self, path: str) -> bytes:
+        """Return the body at a path: `/metrics`."""
         ...
 
 

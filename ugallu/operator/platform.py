@@ -7,7 +7,7 @@ import structlog
 
 from ugallu.api.event import ClusterIdentity
 from ugallu.clock import Clock
-from ugallu.cluster.port import Cache, Cluster
+from ugallu.cluster.port import Cache, Cluster, Server
 from ugallu.emit.port import Emitter
 from ugallu.metrics import Metrics
 from ugallu.operator.shared import Shared
@@ -32,3 +32,5 @@ class Platform:
     """A directory of this process alone, for what must survive a restart and belongs in no object."""
     shared: Shared = field(default_factory=Shared)
     """What only one of this process can open, and others use as well: the evidence in `state`."""
+    server: Server | None = None
+    """The server behind the cluster, None where the cluster is in this process."""

@@ -12,12 +12,13 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ugallu import __version__
 from ugallu.api.audit import AuditRecord
+from ugallu.api.bridge import BridgeSilence
 from ugallu.api.event import ClusterIdentity
 from ugallu.api.observation import Checkpoint
 from ugallu.bus.bus import LocalBus
@@ -26,7 +27,7 @@ from ugallu.clock import Clock, SystemClock
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.fence import Fenced
 from ugallu.cluster.lease import Election
-from ugallu.cluster.port import Cache, Cluster
+from ugallu.cluster.port import Cache, Cluster, Server
 from ugallu.emit.emitter import JournalEmitter
 from ugallu.emit.outbox import Outbox
 from ugallu.emit.port import Origin
@@ -45,6 +46,9 @@ from ugallu.supervisor.positions import Positions
 from ugallu.supervisor.reach import reach
 from ugallu.supervisor.registry import choose, installed
 from ugallu.supervisor.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from ugallu.sources.relay import AuditRelay
 
 JOURNAL = "journal"
 SEALERS = ("attestor",)
@@ -272,6 +276,7 @@ async def assembled(
                 namespace=namespace,
                 state=settings.state_dir,
                 shared=shared,
+                server=cluster if isinstance(cluster, Server) else None,
             )
             supervisor.add(
                 Cell(

@@ -1,5 +1,6 @@
 """`KubernetesCluster`: the port over a real API server. Bytes go straight into the caller's Struct and back."""
 
+import datetime as dt
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -195,7 +196,11 @@ class KubernetesCluster:
         """Return what the server says of itself."""
         return await questions.version(self._transport)
 
-    async def unserved(self, *kinds: type[Resource]) -> tuple[type[Resource], ...]:
+    async def server_time(self) -> dt.datetime | None:
+            """Return what the server's clock says."""
+            return (await self.version()).server_time
+    
+        async def unserved(self, *kinds: type[Resource]) -> tuple[type[Resource], ...]:
         """Return those of the kinds that the server does not serve."""
         return await questions.unserved(self._transport, kinds)
 

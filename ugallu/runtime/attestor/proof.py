@@ -1,14 +1,35 @@
 """Whether a bundle that says Sealed is: nobody's word is taken for it, status can be written by others."""
 
+from typing import Protocol
+
 from ugallu.api.bundle import AttestationBundle
 from ugallu.evidence import verify
 from ugallu.evidence.canonical import digest
-from ugallu.evidence.ports import IntegrityError
+from ugallu.evidence.ports import EvidenceStore, IntegrityError, PublicKey
 from ugallu.evidence.statement import about
-from ugallu.runtime.attestor.choose import Ports
+from ugallu.evidence.trusted_root import TrustedRoot
 
 
-async def confirm(ports: Ports, bundle: AttestationBundle) -> None:
+class Trusted(Protocol):
+    """Where evidence is, and what must be trusted to check it."""
+
+    @property
+    def store(self) -> EvidenceStore:
+        """The archive."""
+        ...
+
+    @property
+    def key(self) -> PublicKey:
+        """The key that signs."""
+        ...
+
+    @property
+    def root(self) -> TrustedRoot:
+        """The logs that are believed."""
+        ...
+
+
+async def confirm(ports: Trusted, bundle: AttestationBundle) -> None:
     """Read back and verify what the status names; raises `IntegrityError` unless it is this event's evidence."""
     status = bundle.status
     where = f"AttestationBundle/{bundle.metadata.name}"

@@ -1,0 +1,127 @@
+"""What the reconcilers of all kinds share: windows, time, store, pace, and whom to tell."""
+
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from ugallu.api.bundle import AttestationBundle, BundlePhase
+from ugallu.api.meta import Resource
+from ugallu.clock import Clock
+from ugallu.cluster.port import Cluster, NotFoundError, Preconditions
+from ugallu.logs import Logger
+from ugallu.metrics import Metrics
+from ugallu.pace import TokenBucket
+from ugallu.runtime.ttl import notes
+from ugallu.runtime.ttl.archive import Archive
+from ugallu.runtime.ttl.chain import Chain
+from ugallu.runtime.ttl.evidence import keys_of
+from ugallu.runtime.ttl.expiry import Now, Reason
+from ugallu.runtime.ttl.family import Families
+from ugallu.runtime.ttl.marks import Bundle, Event, Response, whole
+from ugallu.runtime.ttl.trust import Trust
+from ugallu.runtime.ttl.vault import Vault
+from ugallu.runtime.ttl.windows import Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Safe:
+    """The store, and what is done with it; there is none where nothing may ever be deleted."""
+
+    vault: Vault
+    archive: Archive
+    chain: Chain
+
+
+Tell = Callable[[str, Reason, str], Awaitable[None]]
+"""Says that objects of a kind cannot go, for a reason, with the words of one of them."""
+
+
+class Desk:
+    """Shared by the reconcilers of one set of Parts."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        families: Families,
+        windows: Windows,
+        trust: Trust,
+        safe: Safe | None,
+        *,
+        cluster_id: str,
+        clock: Clock,
+        metrics: Metrics,
+        log: Logger,
+        tell: Tell,
+    ) -> None:
+        self.cluster = cluster
+        self.families = families
+        self.windows = windows
+        self.safe = safe
+        self.cluster_id = cluster_id
+        self.clock = clock
+        self.metrics = metrics
+        self.log = log
+        self.tell = tell
+        self._trust = trust
+        self._bucket = TokenBucket(windows.rate, max(1.0, windows.rate)) if windows.rate > 0 else None
+
+    def now(self) -> Now:
+        """Return the time as far as it is certain."""
+        return self._trust.now(self.clock.now(), self.clock.monotonic())
+
+    async def pace(self) -> None:
+        """Wait for one's turn, where the config sets a rate."""
+        while self._bucket is not None and not self._bucket.take(self.clock.monotonic()):
+            await self.clock.sleep(self._bucket.wait(self.clock.monotonic()))
+
+    def after(self, moment: dt.datetime) -> float:
+        """Return the seconds until a moment, by the clock that is certain."""
+        return (moment - self.now().low).total_seconds()
+
+    async def hold_in_store(self, item: Resource) -> None:
+        """Have the blobs of a family held in the store exactly while one of the family is under legal hold."""
+        if self.safe is None or not isinstance(item, Event | Response | Bundle):
+            return
+        held = bool(self.families.held_by(item))
+        for member in tuple(self.families.members(item)):
+            if isinstance(member, Bundle) and member.status.phase is BundlePhase.SEALED:
+                marked = member.metadata.annotations.get(notes.STORE_HELD) == "true"
+                if marked is not held:
+                    await self._hold(self.safe, member, on=held)
+
+    async def _hold(self, safe: Safe, mark: Bundle, *, on: bool) -> None:
+        try:
+            bundle = await self.cluster.get(AttestationBundle, mark.metadata.name)
+        except NotFoundError:
+            return
+        keys = set(keys_of(safe.vault, bundle))
+        keys.add(bundle.metadata.annotations.get(notes.PARENT_SNAPSHOT, ""))
+        for member in tuple(self.families.members(mark)):
+            keys.add(member.metadata.annotations.get(notes.SNAPSHOT, ""))
+            if isinstance(member, Event | Response):
+                keys |= {safe.archive.key(url) for url in await self._evidence_of(member)}
+        await safe.archive.hold(sorted(keys - {""}), on=on)
+        await self.annotate(bundle, {notes.STORE_HELD: "true" if on else None})
+        self.log.info("legal hold in the store", bundle=bundle.metadata.name, on=on, blobs=len(keys - {""}))
+
+    async def _evidence_of(self, member: Event | Response) -> list[str]:
+        """Return the URLs of the blobs that an event or a response refers to: snapshots of forensics."""
+        try:
+            item = await self.cluster.get(whole(member.kind_info), member.metadata.name)
+        except NotFoundError:
+            return []
+        part = item.spec if isinstance(member, Event) else item.status
+        listed = part.get("evidence", []) if isinstance(part, dict) else []
+        return [ref["url"] for ref in listed if isinstance(ref, dict) and isinstance(ref.get("url"), str)]
+
+    async def annotate(self, item: Resource, changes: dict[str, str | None], *, version: str = "") -> Resource | None:
+        """Change annotations of exactly this object, at this version if one is given; None when it is gone."""
+        meta = item.metadata
+        kind = whole(item.kind_info)
+        when = Preconditions(uid=meta.uid, resource_version=version)
+        try:
+            return await self.cluster.patch(
+                kind, meta.name, {"metadata": {"annotations": changes}}, meta.namespace, when=when
+            )
+        except NotFoundError:
+            return None
