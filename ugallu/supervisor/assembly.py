@@ -12,13 +12,12 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from ugallu import __version__
 from ugallu.api.audit import AuditRecord
-from ugallu.api.bridge import BridgeSilence
 from ugallu.api.event import ClusterIdentity
 from ugallu.api.observation import Checkpoint
 from ugallu.bus.bus import LocalBus
@@ -46,9 +45,6 @@ from ugallu.supervisor.positions import Positions
 from ugallu.supervisor.reach import reach
 from ugallu.supervisor.registry import choose, installed
 from ugallu.supervisor.supervisor import Supervisor
-
-if TYPE_CHECKING:
-    from ugallu.sources.relay import AuditRelay
 
 JOURNAL = "journal"
 SEALERS = ("attestor",)

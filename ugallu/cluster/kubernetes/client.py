@@ -197,10 +197,10 @@ class KubernetesCluster:
         return await questions.version(self._transport)
 
     async def server_time(self) -> dt.datetime | None:
-            """Return what the server's clock says."""
-            return (await self.version()).server_time
-    
-        async def unserved(self, *kinds: type[Resource]) -> tuple[type[Resource], ...]:
+        """Return what the server's clock says."""
+        return (await self.version()).server_time
+
+    async def unserved(self, *kinds: type[Resource]) -> tuple[type[Resource], ...]:
         """Return those of the kinds that the server does not serve."""
         return await questions.unserved(self._transport, kinds)
 
