@@ -58,6 +58,16 @@ def digest(spec: SecurityEventSpec) -> str:
     return f"sha256:{hashlib.sha256(_canonical.encode(spec)).hexdigest()}"
 
 
+def same_fact(one: SecurityEventSpec, other: SecurityEventSpec) -> bool:
+    """Whether two events say the same, whichever replica of a component says it, before an upgrade or after."""
+    return _untold(one) == _untold(other)
+
+
+def _untold(spec: SecurityEventSpec) -> bytes:
+    teller = msgspec.structs.replace(spec.source, instance="", version="")
+    return _canonical.encode(msgspec.structs.replace(spec, source=teller))
+
+
 def correlation_label(value: str) -> str:
     """Return a correlation id as a label: 32 hex digits, the id itself when it is that already."""
     return value if _HEX32.match(value) else hashlib.sha256(value.encode()).hexdigest()[:32]

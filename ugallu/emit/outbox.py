@@ -22,7 +22,7 @@ from ugallu.cluster.port import AlreadyExistsError, Cluster, InvalidError
 from ugallu.emit.decisions import ANNOTATION_EMISSION, Decisions, Item, from_record, item_of, place_of, record_of
 from ugallu.emit.fold import Fold
 from ugallu.emit.gate import REPORT_SECONDS, Gate, Level
-from ugallu.emit.identity import digest, suffixed
+from ugallu.emit.identity import same_fact, suffixed
 from ugallu.emit.ledger import Ledger, Totals
 from ugallu.emit.patience import Appender
 from ugallu.emit.pending import URGENT, Pending
@@ -539,7 +539,7 @@ class Outbox:
                 if there is None:
                     self._created(item, number, "conflict_idempotent", ours=True)
                     return
-                if digest(there.spec) == digest(item.spec):
+                if same_fact(there.spec, item.spec):
                     ours = there.metadata.annotations.get(ANNOTATION_EMISSION) == emission
                     self._created(item, number, "conflict_idempotent", ours=ours)
                     return

@@ -173,13 +173,19 @@ class Emission:
     """Everything between a finding and its event, over a journal and a cluster that outlive a process."""
 
     def __init__(
-        self, *, journal: MemoryJournal | None = None, cluster: Cluster | None = None, clock: Clock | None = None
+        self,
+        *,
+        journal: MemoryJournal | None = None,
+        cluster: Cluster | None = None,
+        clock: Clock | None = None,
+        **origin: Any,  # noqa: ANN401 - of Origin
     ) -> None:
         self.journal = journal or MemoryJournal()
         self.clock = clock or ManualClock()
         self.store = memory_cluster()
         self.cluster: Cluster = cluster or self.store
         self.metrics = Metrics()
+        self._origin = origin
         self._output = io.TextIOWrapper(io.BytesIO())
         self.log = logger(LogSettings(level="warning", format="json"), self._output)
 
@@ -202,6 +208,7 @@ class Emission:
             "component": COMPONENT,
             "emits": frozenset(CATALOGUE),
             "cluster": ClusterIdentity(cluster_id="c1", cluster_name="test"),
+            **self._origin,
         }
         return JournalEmitter(
             Origin(**given | origin),

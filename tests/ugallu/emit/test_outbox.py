@@ -322,6 +322,18 @@ async def test_equal_event_is_success() -> None:
     assert other.metrics.value("ugallu_emitter_emits_total", **{"class": "Detection", "outcome": "conflict_idempotent"})
 
 
+async def test_two_replicas_tell_a_fact_once() -> None:
+    """Which Pod of a component saw it, and of which release, is no part of a fact: the second one to tell it makes nothing."""
+    rig = Emission(instance="audit-0", version="1.0")
+    first = await rig.settled(finding())
+    other = Emission(cluster=rig.cluster, instance="audit-1", version="1.1")
+    other.store = rig.store
+    assert names(await other.settled(finding())) == names(first)
+    (event,) = first
+    assert (event.spec.source.instance, event.spec.source.version) == ("audit-0", "1.0")
+    assert other.metrics.value("ugallu_emitter_emits_total", **{"class": "Detection", "outcome": "conflict_idempotent"})
+
+
 async def test_different_event_gets_a_suffix() -> None:
     """A name that holds a different event gets a suffix, the next one the next, and is counted as a real conflict."""
     rig = Emission()
