@@ -39,9 +39,12 @@ from ugallu.api.meta import (
 )
 from ugallu.api.observation import Batch, Checkpoint, Finding, Observation
 from ugallu.api.sigma import (
+    MAX_SHARES,
     Decision,
+    ExceptionStatus,
     GlobMatch,
     ObjectRefMatch,
+    ReplicaShare,
     RightsMatch,
     RuleException,
     RuleTest,
@@ -59,7 +62,7 @@ from ugallu.api.sigma import (
 )
 from ugallu.api.subject import Clue, ExternalKind, Subject, external
 from ugallu.clock import Clock
-from ugallu.cluster.port import Cluster, Key, NotFoundError, View, key_of
+from ugallu.cluster.port import ANY, Cluster, Key, NotFoundError, Preconditions, View, key_of
 from ugallu.emit.port import Emitter
 from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError, UgalluError
 from ugallu.metrics import Metrics
@@ -85,8 +88,10 @@ from ugallu.operator.platform import Platform
 from ugallu.pace import TokenBucket
 
 __all__ = [
+    "ANY",
     "CATALOGUE",
     "LABEL_EXPERIMENTAL",
+    "MAX_SHARES",
     "MAX_SIGNALS",
     "MAX_SIGNAL_BYTES",
     "After",
@@ -112,6 +117,7 @@ __all__ = [
     "EventClass",
     "EventType",
     "EvidenceRef",
+    "ExceptionStatus",
     "ExternalKind",
     "Finding",
     "GlobMatch",
@@ -134,9 +140,11 @@ __all__ = [
     "Placement",
     "Platform",
     "Port",
+    "Preconditions",
     "Publish",
     "Reconciler",
     "RefusedError",
+    "ReplicaShare",
     "Resource",
     "RightsMatch",
     "RuleException",

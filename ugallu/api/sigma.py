@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 
 from ugallu.api.catalog import EventClass, Severity
-from ugallu.api.meta import AGE, Column, Conditions, Kind, Resource, Wire, always
+from ugallu.api.meta import AGE, Column, Conditions, Kind, Resource, Wire, always, listed_by
 from ugallu.api.scalars import Duration, Int64
 
 
@@ -220,6 +220,8 @@ class RuleException(Wire, frozen=True, kw_only=True):
     """What is expected."""
     expires: dt.datetime | None = None
     """Until when; absent: for ever, which is reported."""
+    include_critical: bool = False
+    """Whether it hides critical findings too; else it never does."""
 
 
 class Suppress(Wire, frozen=True, kw_only=True):
@@ -271,6 +273,37 @@ class SigmaRuleSpec(Wire, frozen=True, kw_only=True):
     """Events and what the rule must say to them; while one fails the rule does not arm."""
 
 
+class ReplicaShare(Wire, frozen=True, kw_only=True):
+    """What one replica has counted of a rule. The sums are in the status itself."""
+
+    match_count: Int64 = 0
+    """Its matches."""
+    last_matched_at: dt.datetime | None = None
+    """Its last match."""
+    dropped_rate_limit: Int64 = 0
+    """Its matches dropped by the bucket."""
+    hidden: dict[str, Int64] = {}
+    """Matches that exceptions hid from it, by exception."""
+
+
+class ExceptionStatus(Wire, frozen=True, kw_only=True):
+    """What an exception has hidden."""
+
+    name: str
+    """Name of the exception, or of the filter that this rule is."""
+    hidden: Int64 = 0
+    """Lifetime matches hidden, over all replicas."""
+    last_hidden_at: dt.datetime | None = None
+    """When the last event was that it hid."""
+    last_audit_id: str = msgspec.field(default="", name="lastAuditID")
+    """Audit id of that event."""
+    last_subject: str = ""
+    """What that event was about, as kind, namespace/name and caller; redacted."""
+
+
+MAX_SHARES = 64
+
+
 class SigmaRuleStatus(Wire, frozen=True, kw_only=True):
     """Whether the rule serves, and what it has seen in its life."""
 
@@ -284,6 +317,10 @@ class SigmaRuleStatus(Wire, frozen=True, kw_only=True):
     """Matches dropped by the bucket."""
     parse_error: str = ""
     """Compile error; rule disabled while set."""
+    replicas: Annotated[dict[str, ReplicaShare], msgspec.Meta(max_length=MAX_SHARES)] = {}
+    """What each replica counted, by its name; `earlier` holds those that are gone."""
+    exceptions: Annotated[tuple[ExceptionStatus, ...], listed_by("name")] = ()
+    """What exceptions have hidden; the 64 that hid something last."""
 
 
 class SigmaRule(Resource, frozen=True, kw_only=True):
