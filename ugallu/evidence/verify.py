@@ -251,32 +251,14 @@ def _certificate(
     leaf = x509.load(bundle.certificate)
     x509.check_leaf(leaf, x509.CODE_SIGNING)
     for at in times:
-        _issuer(bundle.certificate, at, root)
+        x509.issuer_of(bundle.certificate, at, root.authorities)
     return True
-
-
-def _issuer(certificate: bytes, at: dt.datetime, root: TrustedRoot) -> bytes:
-    """Return the certificate of the authority that issued this one and counted then."""
-    leaf = x509.load(certificate)
-    reason = PermanentError("the trusted root names no certificate authority")
-    for authority in root.authorities:
-        if not authority.counts_at(at):
-            reason = PermanentError("its authority did not count at the time of the signature")
-            continue
-        chain = [x509.load(one, "trusted root") for one in authority.chain]
-        try:
-            x509.check_chain(leaf, chain, at, x509.CODE_SIGNING)
-        except PermanentError as error:
-            reason = error
-            continue
-        return authority.chain[0]
-    raise reason
 
 
 def _certificate_log(bundle: bundles.Bundle, times: Sequence[dt.datetime] | None, root: TrustedRoot) -> None:
     if not bundle.certificate or not times:
         raise PermanentError("there is no certificate that is known to have been valid")
-    issuer = x509.load(_issuer(bundle.certificate, times[0], root))
+    issuer = x509.issuer_of(bundle.certificate, times[0], root.authorities)
     sct.check(x509.load(bundle.certificate), issuer, root.certificate_logs)
 
 

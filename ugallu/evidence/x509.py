@@ -13,6 +13,7 @@ import msgspec
 
 from ugallu.errors import PermanentError
 from ugallu.evidence import der
+from ugallu.evidence.trusted_root import Authority
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -117,6 +118,22 @@ def check_chain(
                     f"a critical extension that nobody here knows: {extension.oid.dotted_string}", where="certificate"
                 )
     return chain[0]
+
+
+def issuer_of(certificate: bytes, at: dt.datetime, authorities: Sequence[Authority]) -> "x509.Certificate":
+    """Return the certificate of the authority that issued this signer's one and counted then."""
+    leaf = load(certificate)
+    reason = PermanentError("the trusted root names no certificate authority")
+    for authority in authorities:
+        if not authority.counts_at(at):
+            reason = PermanentError("its authority did not count at the time of the signature")
+            continue
+        chain = [load(one, "trusted root") for one in authority.chain]
+        try:
+            return check_chain(leaf, chain, at, CODE_SIGNING)
+        except PermanentError as error:
+            reason = error
+    raise reason
 
 
 def identity(leaf: "x509.Certificate") -> Identity:

@@ -17,7 +17,10 @@ from ugallu.evidence.files import create_durably, make_directory
 from ugallu.evidence.ports import Envelope, PublicKey
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 
 class KeyFile:
@@ -47,21 +50,37 @@ def open_key(path: Path) -> KeyFile:
 
     Raises `RefusedError` when others may read it, `PermanentError` when the file holds something else.
     """
-    try:
-        return load_key(path)
-    except FileNotFoundError:
-        make_directory(path.parent, mode=0o700)
-        # If another process was first, its key is the key.
-        with contextlib.suppress(FileExistsError):
-            create_durably(path, _new_key(), mode=0o600)
-        return load_key(path)
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    open_private(path, lambda: ec.generate_private_key(ec.SECP256R1()))
+    return load_key(path)
 
 
 def load_key(path: Path) -> KeyFile:
     """Load an existing key; raises `FileNotFoundError` when there is none, otherwise as `open_key`."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private = _load(path)
+    if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(private.curve, ec.SECP256R1):
+        raise PermanentError("not an ECDSA P-256 key", where=str(path), fix="restore the key that was made here")
+    return KeyFile(private)
+
+
+def open_private(path: Path, make: "Callable[[], PrivateKeyTypes]") -> "PrivateKeyTypes":
+    """Load a key of any kind, or make one and keep it, readable by its owner alone; raises as `open_key` does."""
+    try:
+        return _load(path)
+    except FileNotFoundError:
+        make_directory(path.parent, mode=0o700)
+        # If another process was first, its key is the key.
+        with contextlib.suppress(FileExistsError):
+            create_durably(path, _pem(make()), mode=0o600)
+        return _load(path)
+
+
+def _load(path: Path) -> "PrivateKeyTypes":
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
 
     # Checked on the open descriptor: the name could be swapped between a look and a read.
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -77,15 +96,12 @@ def load_key(path: Path) -> KeyFile:
             )
         content = file.read(1 << 16)
     try:
-        private = serialization.load_pem_private_key(content, password=None)
+        return serialization.load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The library's own error may quote what it read.
         raise PermanentError(
             "not an unencrypted PKCS#8 key", where=str(path), fix="restore it; a new key cannot vouch for old evidence"
         ) from None
-    if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(private.curve, ec.SECP256R1):
-        raise PermanentError("not an ECDSA P-256 key", where=str(path), fix="restore the key that was made here")
-    return KeyFile(private)
 
 
 class LocalSigner:
@@ -114,10 +130,9 @@ class LocalSigner:
         return (self._key.public,)
 
 
-def _new_key() -> bytes:
+def _pem(private: "PrivateKeyTypes") -> bytes:
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
 
-    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+    return private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
