@@ -28,11 +28,6 @@ UNCHECKED_HASH = 0b01
 
 
 @pytest.fixture(scope="module")
-def archive() -> Path:
-    return image.archive()
-
-
-@pytest.fixture(scope="module")
 def rootfs(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[image.Rootfs]:
     folder = tmp_path_factory.mktemp("rootfs")
     yield image.unpack(archive, folder)

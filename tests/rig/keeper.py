@@ -23,7 +23,7 @@ INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 
 def clear(folder: Path) -> bool:
     """Remove everything that bears this cluster's name and say whether all of it is gone. May be called again."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 45
     while (pids := list(processes(folder))) and time.monotonic() < end:
         for pid in pids:
             kill(pid)

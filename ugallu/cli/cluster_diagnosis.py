@@ -13,7 +13,8 @@ from ugallu.api.meta import Kind, Resource, Wire
 from ugallu.cli.diagnosis import Finding
 from ugallu.cli.likeness import differences
 from ugallu.clock import Clock
-from ugallu.cluster.port import ForbiddenError, NotFoundError, UnavailableError, list_all
+from ugallu.cluster.pods import Target
+from ugallu.cluster.port import ForbiddenError, NotFoundError, list_all
 from ugallu.errors import UgalluError
 from ugallu.operator.contract import Grant, Operator, Placement
 from ugallu.operator.rights import lease_of, rights
@@ -374,16 +375,11 @@ async def _stream(
         if "audit-detection" not in pod.operators or not pod.ready:
             continue
         where = f"{pod.metadata.namespace}/{pod.metadata.name}"
-        path = f"/api/v1/namespaces/{pod.metadata.namespace}/pods/{pod.metadata.name}:{METRICS_PORT}/proxy/metrics"
+        target = Target(pod.metadata.namespace, pod.metadata.name)
         try:
-            told = await cluster.fetch(path)
-        except UnavailableError as error:
-            # Our own NetworkPolicy lets Pods scrape; an API server is none, and some networks do not let it through.
-            look = f"kubectl -n {pod.metadata.namespace} port-forward {pod.metadata.name} {METRICS_PORT}, and then "
-            look += f"curl -s localhost:{METRICS_PORT}/metrics | grep ugallu_audit_"
-            yield Finding(f"audit stream of {where}", "warn", f"out of the API server's reach: {error.what}", look)
+            told = await cluster.fetch_from_pod(target, METRICS_PORT, "/metrics")
         except UgalluError as error:
-            yield _unseen(f"audit stream of {where}", error, "pods/proxy (get)")
+            yield _unseen(f"audit stream of {where}", error, "pods/portforward (get)")
         else:
             yield stream(f"audit stream of {where}", told.decode(errors="replace"), clock.now())
 

@@ -17,6 +17,7 @@ from ugallu.cluster.kubernetes.decode import Codec, Reader
 from ugallu.cluster.kubernetes.exec import KubernetesPods
 from ugallu.cluster.kubernetes.http import Call, Lane, Patience, TooLargeError, Transport
 from ugallu.cluster.kubernetes.paths import collection, home, item, place, query
+from ugallu.cluster.pods import Target
 from ugallu.cluster.port import ANY, InvalidError, Notice, OutdatedError, Page, Preconditions
 from ugallu.logs import Logger
 from ugallu.metrics import Metrics
@@ -209,8 +210,14 @@ class KubernetesCluster:
         return await questions.may(self._transport, ask)
 
     async def fetch(self, path: str) -> bytes:
-        """Return the body at a path of the server that is no object: metrics, a proxied Pod."""
+        """Return the body at a path of the server that is no object: metrics."""
         return (await self._transport.call(Call("get", "GET", path, where=path), limit=PAGE_BYTES)).body
+
+    async def fetch_from_pod(self, target: Target, port: int, path: str) -> bytes:
+        """Return what a plain HTTP server in a Pod has at a path; no network policy is in the way."""
+        from ugallu.cluster.kubernetes import forward
+
+        return await forward.fetch(self._transport, target, port, path, limit=PAGE_BYTES)
 
     async def _patch(
         self, kind: type[R], name: str, namespace: str, changes: dict[str, Any], *, part: str = "", when: Preconditions

@@ -270,7 +270,8 @@ class Transport:
                 opened: Socket = await session.ws_connect(
                     self._url(call),
                     protocols=protocols,
-                    headers=self.access.headers(identity),
+                    # A port says what it likes: whoever accepts nothing but JSON is answered with 406.
+                    headers=[("Accept", "*/*"), *self.access.headers(identity)],
                     timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
                     heartbeat=self.patience.silence,
                     max_msg_size=_MESSAGE_BYTES,
