@@ -82,6 +82,11 @@ CATALOGUE: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
         "Observations a detector failed on.",
         ("operator", "detector"),
     ),
+    "ugallu_attestor_backend_shut": (
+        "gauge",
+        "1 while a back end is not asked: it does nothing but fail.",
+        ("backend",),
+    ),
     "ugallu_reconcile_total": ("counter", "Reconciliations by outcome.", ("operator", "kind", "outcome")),
     "ugallu_cluster_requests_total": (
         "counter",

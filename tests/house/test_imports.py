@@ -84,10 +84,11 @@ def test_the_house_itself_imports_no_operators_libraries() -> None:
 @pytest.mark.parametrize(
     ("enabled", "modules", "times"),
     [
-        # 507, 503 and 538 modules when written, at 2.07, 2.04 and 2.11 times bare asyncio; some air above.
-        (("audit-detection",), 560, 2.4),
-        (("attestor",), 560, 2.4),
-        (("attestor", "audit-detection"), 600, 2.5),
+        # 507, 503 and 538 modules when written, at 2.07, 2.04 and 2.11 times bare asyncio; some air above. The
+        # attestor took in certificates, timestamps and its stages since: 569 modules, all its own.
+        (("audit-detection",), 620, 2.4),
+        (("attestor",), 600, 2.4),
+        (("attestor", "audit-detection"), 640, 2.5),
     ],
 )
 def test_a_role_stays_within_its_import_budget(enabled: tuple[str, ...], modules: int, times: float) -> None:

@@ -43,21 +43,34 @@ def next_stage(status: AttestationBundleStatus) -> Stage:
     return Stage.ARCHIVE
 
 
+def shared_name(statement_digest: str) -> str:
+    """Return the name in the store of what many events share, for `Keys`: found by the digest that each of them has."""
+    return f"shared-{statement_digest.removeprefix('sha256:')[:32]}"
+
+
 class Keys:
-    """Object keys of one bundle in the evidence store."""
+    """Object keys of one bundle in the evidence store, by its uid, or of many in one (`shared_name`)."""
 
     def __init__(self, uid: str) -> None:
         self.draft = f"staging/{uid}.json"
         """What the stages have made so far; it may go once the bundle is sealed."""
         self._uid = uid
 
-    def bundle(self, cluster_id: str, at: dt.datetime) -> str:
-        """The Sigstore bundle; `at` is the fixed time of attestation, its month in UTC partitions the store."""
-        return f"{_month(cluster_id, at)}/{self._uid}.sigstore.json"
+    def bundle(self, cluster_id: str, at: dt.datetime, role: str = "") -> str:
+        """The Sigstore bundle; `at` is the fixed time of attestation, its month in UTC partitions the store.
+
+        `role` names the leg where there are several.
+        """
+        leg = f".{role}" if role else ""
+        return f"{_month(cluster_id, at)}/{self._uid}{leg}.sigstore.json"
 
     def subject(self, cluster_id: str, at: dt.datetime) -> str:
         """The canonical bytes that are attested."""
         return f"{_month(cluster_id, at)}/{self._uid}.spec.json"
+
+    def subjects(self, cluster_id: str, at: dt.datetime) -> str:
+        """The canonical bytes of all that one statement attests, a line for each."""
+        return f"{_month(cluster_id, at)}/{self._uid}.spec.jsonl"
 
     def envelope_line(self, cluster_id: str, at: dt.datetime) -> str:
         """The bare DSSE envelope, for readers that know no bundles."""

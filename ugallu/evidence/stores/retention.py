@@ -95,3 +95,7 @@ def _field(kind: Class) -> str:
         Class.AUDIT_CAPTURE: "audit_capture",
         Class.APPLIED_POLICY: "applied_policy",
     }.get(kind, str(kind))
+
+
+DEFAULT_RETENTION: Final = table(RetentionConfig())
+"""Where no config says otherwise."""

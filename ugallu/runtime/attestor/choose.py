@@ -13,6 +13,7 @@ from ugallu.evidence.logs.tiles import TileLog
 from ugallu.evidence.ports import EvidenceStore, Leg, PublicKey, Signer, TimestampAuthority, TransparencyLog
 from ugallu.evidence.signers.local import KeyFile, LocalSigner, open_key
 from ugallu.evidence.stores.directory import DirectoryStore
+from ugallu.evidence.stores.retention import DEFAULT_RETENTION, Retention
 from ugallu.evidence.trust import Trust
 from ugallu.evidence.trusted_root import TrustedRoot
 from ugallu.evidence.verify import Report
@@ -38,6 +39,14 @@ class Ports:
     """Who signs the time of each signature, if anybody does; its replies go into the bundle."""
     require_all: bool = False
     """What two bundles are worth (`spec.dualMode.requireAll`): both must hold, or one is enough."""
+
+    retention: Retention = DEFAULT_RETENTION
+    """How long each class of evidence is locked."""
+
+    @property
+    def mode(self) -> str:
+        """The signing mode, as status names it."""
+        return self.signer.mode
 
     def check(self, content: bytes, *, subject: bytes | None = None) -> Report:
         """Verify a bundle as one of ours: under any key or identity that signs here, or ever did."""

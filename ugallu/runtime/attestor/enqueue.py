@@ -11,7 +11,7 @@ from ugallu.errors import PermanentError
 from ugallu.operator.contract import After
 from ugallu.runtime.attestor.choose import Ports
 from ugallu.runtime.attestor.parent import attest, is_attested
-from ugallu.runtime.attestor.proof import confirm
+from ugallu.runtime.attestor.proof import confirm_in
 
 MANAGED_BY = "ugallu-attestor"
 PREFIX = "att-se-"
@@ -61,7 +61,7 @@ class Enqueue:
         """Say that an event is attested whose bundle says so, and is not to be believed unseen."""
         bundle = await self._cluster.get(AttestationBundle, name)
         if bundle.spec.attested_for.uid == event.metadata.uid and bundle.status.phase is BundlePhase.SEALED:
-            await confirm(self._ports, bundle)
+            await confirm_in(self._ports.store, lambda b, s: self._ports.check(b, subject=s), bundle)
             await attest(self._cluster, bundle, event)
 
     async def _create(self, name: str, event: EventMark) -> AttestationBundle:

@@ -12,6 +12,7 @@ from ugallu.runtime.attestor.books import Books
 from ugallu.runtime.attestor.choose import choose
 from ugallu.runtime.attestor.enqueue import MANAGED_BY, Enqueue
 from ugallu.runtime.attestor.reseal import Reseal
+from ugallu.runtime.attestor.stages import Stages
 
 
 class Attestor(Operator[Config]):
@@ -43,12 +44,11 @@ class Attestor(Operator[Config]):
 
         enqueue = Enqueue(ports, platform.cluster, events, bundles)
         reseal = Reseal(
-            ports,
+            Stages(ports, lambda: books.checkpoints, platform.clock, platform.metrics),
             platform.cluster,
             events,
             attestor=author,
             again=enqueue.again,
-            checkpoints=lambda: books.checkpoints,
             clock=platform.clock,
             metrics=platform.metrics,
         )

@@ -1,12 +1,13 @@
 """Whether a bundle that says Sealed is: nobody's word is taken for it, status can be written by others."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from ugallu.api.bundle import AttestationBundle
 from ugallu.evidence import verify
 from ugallu.evidence.canonical import digest
 from ugallu.evidence.ports import EvidenceStore, IntegrityError, PublicKey
-from ugallu.evidence.statement import about
+from ugallu.evidence.statement import concerns
 from ugallu.evidence.trusted_root import TrustedRoot
 
 
@@ -29,18 +30,33 @@ class Trusted(Protocol):
         ...
 
 
+Check = Callable[[bytes, bytes], verify.Report]
+"""Verifies a bundle against the bytes that it is about."""
+
+
 async def confirm(ports: Trusted, bundle: AttestationBundle) -> None:
     """Read back and verify what the status names; raises `IntegrityError` unless it is this event's evidence."""
+
+    def check(content: bytes, subject: bytes) -> verify.Report:
+        return verify.verify(content, key=ports.key, root=ports.root, subject=subject)
+
+    await confirm_in(ports.store, check, bundle)
+
+
+async def confirm_in(store: EvidenceStore, check: Check, bundle: AttestationBundle) -> None:
+    """Read back and verify what the status names, each leg's bundle; raises `IntegrityError` where one fails."""
     status = bundle.status
     where = f"AttestationBundle/{bundle.metadata.name}"
     if status.worm_ref is None or status.subject_ref is None or status.rekor_entry is None:
         raise IntegrityError("called sealed, but the status names no evidence", where=where)
-    content = await ports.store.get(ports.store.key(status.worm_ref.url))
-    subject = await ports.store.get(ports.store.key(status.subject_ref.url))
-    report = verify.verify(content, key=ports.key, root=ports.root, subject=subject)
-    if not report.ok or report.statement is None:
-        raise IntegrityError(f"called sealed, but its evidence does not verify: {report.reason}", where=where)
-    if about(report.statement) != bundle.spec.attested_for.uid:
-        raise IntegrityError("called sealed with the evidence of another event", where=where)
-    if (status.worm_ref.sha256, status.subject_ref.sha256) != (digest(content), digest(subject)):
-        raise IntegrityError("the archive holds other bytes than the status names", where=where)
+    subject = await store.get(store.key(status.subject_ref.url))
+    named = {status.worm_ref.url: status.worm_ref.sha256} | {leg.url: leg.sha256 for leg in status.bundles}
+    for url, said in named.items():
+        content = await store.get(store.key(url))
+        report = check(content, subject)
+        if not report.ok or report.statement is None:
+            raise IntegrityError(f"called sealed, but its evidence does not verify: {report.reason}", where=where)
+        if not concerns(report.statement, bundle.spec.attested_for.uid, subject):
+            raise IntegrityError("called sealed with the evidence of another event", where=where)
+        if (said, status.subject_ref.sha256) != (digest(content), digest(subject)):
+            raise IntegrityError("the archive holds other bytes than the status names", where=where)

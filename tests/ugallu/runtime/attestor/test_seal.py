@@ -24,7 +24,7 @@ from ugallu.cluster.port import Cluster, UnavailableError, key_of, list_all
 from ugallu.errors import ConflictError, PermanentError, TransientError
 from ugallu.evidence import keys, trusted_root
 from ugallu.evidence.canonical import digest
-from ugallu.evidence.ports import IntegrityError
+from ugallu.evidence.ports import IntegrityError, Stored
 from ugallu.evidence.statement import spec_bytes
 from ugallu.evidence.verify import verify
 from ugallu.metrics import Metrics
@@ -34,7 +34,8 @@ from ugallu.operator.shared import Shared
 from ugallu.runtime.attestor.choose import choose, local
 from ugallu.runtime.attestor.enqueue import Enqueue, names_of
 from ugallu.runtime.attestor.operator import Attestor
-from ugallu.runtime.attestor.reseal import Draft, Reseal
+from ugallu.runtime.attestor.reseal import Reseal
+from ugallu.runtime.attestor.stages import Draft, Stages
 from ugallu.settings import load
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import FaultyCluster, memory_cluster, running_cache, seeded
@@ -175,7 +176,7 @@ async def test_an_event_becomes_evidence(tmp_path: Path) -> None:
             == 1
         )
         with pytest.raises(PermanentError):
-            await at.reseal._store.get(f"staging/{bundle.metadata.uid}.json")
+            await at.reseal.stages.store.get(f"staging/{bundle.metadata.uid}.json")
         await at.cache.view(SecurityEvent).until(at.parts.idle)
         store = tmp_path / "evidence/store/objects/test/2026/01"
         assert sorted(path.name.split(".", 1)[1] for path in store.iterdir()) == [
@@ -258,10 +259,10 @@ def _mortal(patch: pytest.MonkeyPatch, at: Desk, after: int) -> Callable[[], boo
 
     for name in ("create", "patch_status"):
         wrap(at.cluster, name)
-    for name in ("put", "get", "drop"):
-        wrap(at.reseal._store, name)
-    wrap(at.reseal._log, "add")
-    wrap(at.reseal._signer, "sign")
+    for name in ("put", "get", "read", "drop"):
+        wrap(at.reseal.stages.store, name)
+    wrap(at.reseal.stages._log, "add")
+    wrap(_signer(at), "sign")
     return lambda: dead
 
 
@@ -452,7 +453,7 @@ async def test_a_parent_that_goes_after_the_freeze_is_sealed_all_the_same(tmp_pa
     event = await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
         await at.enqueue.reconcile(event_mark(event))
-        _fail(at.reseal, "_log", "add", TransientError("the log is away"))
+        _fail(at.reseal.stages, "_log", "add", TransientError("the log is away"))
         assert isinstance(await at.reseal.reconcile(await at.seen_bundle()), After)
         await cluster.delete(SecurityEvent, NAME)
     await clock.advance(10.0)
@@ -463,7 +464,18 @@ async def test_a_parent_that_goes_after_the_freeze_is_sealed_all_the_same(tmp_pa
         assert check(tmp_path, bundle, event)
 
 
-def _fail(reseal: Reseal, port: str, verb: str, error: Exception) -> None:
+def _signer(at: Desk) -> Any:
+    return at.reseal.stages.ports.legs[0].signer
+
+
+def _refusing(error: Exception) -> Callable[..., Any]:
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return refuse
+
+
+def _fail(stages: Stages, port: str, verb: str, error: Exception) -> None:
     class Broken:
         def __init__(self, real: Any) -> None:
             self.real = real
@@ -474,7 +486,7 @@ def _fail(reseal: Reseal, port: str, verb: str, error: Exception) -> None:
         async def refuse(self, *_: Any, **__: Any) -> Any:
             raise error
 
-    setattr(reseal, port, Broken(getattr(reseal, port)))
+    setattr(stages, port, Broken(getattr(stages, port)))
 
 
 async def test_failures_are_written_down_bounded_and_tried_again(tmp_path: Path) -> None:
@@ -484,8 +496,8 @@ async def test_failures_are_written_down_bounded_and_tried_again(tmp_path: Path)
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
         await at.enqueue.reconcile(await at.seen_event())
-        whole = at.reseal._store
-        _fail(at.reseal, "_store", "get", TransientError("no route to the store", where="store"))
+        whole = at.reseal.stages.store
+        _fail(at.reseal.stages, "store", "read", TransientError("no route to the store", where="store"))
         delays = []
         for _ in range(30):
             again = await at.reseal.reconcile(await at.seen_bundle())
@@ -502,7 +514,7 @@ async def test_failures_are_written_down_bounded_and_tried_again(tmp_path: Path)
         assert status.phase is BundlePhase.FAILED
         assert {c.type: c.status for c in status.conditions}["Archived"] == "False"
         frozen = status.statement_digest
-        at.reseal._store = whole
+        at.reseal.stages.store = whole
         assert await at.reseal.reconcile(await at.seen_bundle()) is None
         bundle = await at.bundle()
         assert bundle.status.phase is BundlePhase.SEALED
@@ -517,7 +529,7 @@ async def test_a_try_before_its_time_waits(tmp_path: Path) -> None:
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
         await at.enqueue.reconcile(await at.seen_event())
-        _fail(at.reseal, "_log", "add", TransientError("away"))
+        _fail(at.reseal.stages, "_log", "add", TransientError("away"))
         await at.reseal.reconcile(await at.seen_bundle())
         before = await at.bundle()
         assert await at.reseal.reconcile(bundle_mark(before)) == After(1.0)
@@ -531,13 +543,15 @@ async def test_a_store_that_changes_bytes_is_never_called_sealed(tmp_path: Path)
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
         await at.enqueue.reconcile(await at.seen_event())
-        real = at.reseal._store.get
+        real = at.reseal.stages.store.read
 
-        async def get(key: str) -> bytes:
-            content = await real(key)
-            return content.replace(b'"sig":"M', b'"sig":"N') if key.endswith(".sigstore.json") else content
+        async def read(key: str) -> tuple[Stored, bytes]:
+            stored, content = await real(key)
+            if key.endswith(".sigstore.json"):
+                content = content.replace(b'"sig":"M', b'"sig":"N')
+            return stored, content
 
-        at.reseal._store.get = get  # type: ignore[method-assign]
+        at.reseal.stages.store.read = read  # type: ignore[method-assign]
         await at.reseal.reconcile(await at.seen_bundle())
         status = (await at.bundle()).status
         assert status.phase is BundlePhase.FAILED
@@ -545,14 +559,16 @@ async def test_a_store_that_changes_bytes_is_never_called_sealed(tmp_path: Path)
         assert (await at.event()).status.phase is None
 
 
-async def test_a_statement_stays_frozen_while_its_signer_is_away(tmp_path: Path) -> None:
+async def test_a_statement_stays_frozen_while_its_signer_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The time in the statement is that of the first try, however late the signature: the status says which it is."""
     clock = ManualClock()
     cluster = memory_cluster(clock)
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
         await at.enqueue.reconcile(await at.seen_event())
-        _fail(at.reseal, "_signer", "sign", TransientError("the key service is away"))
+        monkeypatch.setattr(_signer(at), "sign", _refusing(TransientError("the key service is away")))
         assert isinstance(await at.reseal.reconcile(await at.seen_bundle()), After)
         frozen = (await at.bundle()).status
         assert frozen.phase is BundlePhase.PENDING
@@ -580,7 +596,7 @@ async def test_a_tampered_draft_is_not_signed_on(tmp_path: Path, staged: bytes, 
         await at.enqueue.reconcile(await at.seen_event())
         await cluster.patch_status(AttestationBundle, BUNDLE, {"statementDigest": f"sha256:{'0' * 64}"})
         bundle = await at.bundle()
-        await at.reseal._store.put(f"staging/{bundle.metadata.uid}.json", staged, media_type="x", until=None)
+        await at.reseal.stages.store.put(f"staging/{bundle.metadata.uid}.json", staged, media_type="x", until=None)
         await at.reseal.reconcile(bundle_mark(bundle))
         status = (await at.bundle()).status
         assert status.phase is BundlePhase.FAILED
@@ -684,7 +700,7 @@ async def test_a_clock_that_is_put_back_delays_nothing(tmp_path: Path) -> None:
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
         await at.enqueue.reconcile(await at.seen_event())
-        _fail(at.reseal, "_log", "add", TransientError("away"))
+        _fail(at.reseal.stages, "_log", "add", TransientError("away"))
         assert isinstance(await at.reseal.reconcile(await at.seen_bundle()), After)
     async with desk(tmp_path, cluster, ManualClock()) as at:
         assert await at.reseal.reconcile(await at.seen_bundle()) is None

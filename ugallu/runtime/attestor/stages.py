@@ -1,0 +1,251 @@
+"""The stages of sealing, each from a draft to a larger draft; of whom the draft is about they know nothing.
+
+    sign (and have the time signed) ─> log ─> archive
+
+Every statement is signed by each leg and has a bundle and a log entry for each. What a stage returns is to be staged
+before the next one begins: the log is asked with the very envelope that was staged, and answers with the entry it has.
+"""
+
+import datetime as dt
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+import anyio
+import msgspec
+
+from ugallu.clock import Clock
+from ugallu.errors import PermanentError, UgalluError
+from ugallu.evidence import bundle as bundles
+from ugallu.evidence import statement, verify
+from ugallu.evidence.canonical import digest
+from ugallu.evidence.ports import BUNDLE_MEDIA_TYPE, STATEMENT_MEDIA_TYPE, Envelope, IntegrityError, LogEntry, Stored
+from ugallu.evidence.seal import Keys
+from ugallu.evidence.stores.retention import Class
+from ugallu.metrics import Metrics
+from ugallu.runtime.attestor.choose import Ports
+from ugallu.runtime.attestor.gate import Gate
+
+JSON: Final = "application/json"
+JSON_LINES: Final = "application/jsonl"
+MSGPACK: Final = "application/vnd.msgpack"
+ENVELOPE_LINE: Final = "application/vnd.in-toto+json"
+
+SIGN_AT_ONCE: Final = 32
+LOG_AT_ONCE: Final = 64
+STORE_AT_ONCE: Final = 96
+
+T = TypeVar("T")
+
+
+class Signed(msgspec.Struct, frozen=True, array_like=True):
+    """What one leg has made."""
+
+    role: str
+    envelope: Envelope
+    timestamps: tuple[bytes, ...] = ()
+    entry: LogEntry | None = None
+
+
+class Draft(msgspec.Struct, frozen=True, array_like=True):
+    """What the stages have made so far; staged after each, so that a later pass goes on where this one ended."""
+
+    spec: bytes = b""
+    """The attested bytes; those of several facts are lines."""
+    payload: bytes = b""
+    """The Statement until it is signed; then the envelopes have it."""
+    legs: tuple[Signed, ...] = ()
+
+    @property
+    def statement(self) -> bytes:
+        """The Statement's bytes."""
+        return self.legs[0].envelope.payload if self.legs else self.payload
+
+
+class Archived(NamedTuple):
+    """What is in the archive: each leg's bundle, and the attested bytes."""
+
+    bundles: tuple[tuple[Signed, Stored], ...]
+    subject: Stored
+    until: dt.datetime
+
+
+class _Blob(NamedTuple):
+    """Something to archive; `kind` is its class in the metrics."""
+
+    kind: str
+    key: str
+    content: bytes
+    media_type: str
+
+
+class Stages:
+    """The stages over one set of ports."""
+
+    def __init__(self, ports: Ports, checkpoints: Callable[[], Iterable[str]], clock: Clock, metrics: Metrics) -> None:
+        self.ports = ports
+        self.store = ports.store
+        self._log = ports.log
+        self._checkpoints = checkpoints
+        self._clock = clock
+        self._metrics = metrics
+        self._remembered = False
+        self._at_signer = Gate("signer", SIGN_AT_ONCE, clock, metrics)
+        self._at_log = Gate("log", LOG_AT_ONCE, clock, metrics)
+        self._at_store = Gate("store", STORE_AT_ONCE, clock, metrics)
+
+    @property
+    def mode(self) -> str:
+        """The signing mode, as status names it."""
+        return self.ports.mode
+
+    async def sign(self, draft: Draft) -> Draft:
+        """Have every leg sign the statement, and the time of each signature signed where there is an authority."""
+        legs = tuple([await self._signed(leg.role, leg.signer.sign, draft.payload) for leg in self.ports.legs])
+        return Draft(draft.spec, b"", legs)
+
+    async def _signed(self, role: str, sign: Callable[[str, bytes], Awaitable[Envelope]], payload: bytes) -> Signed:
+        envelope = await self._at_signer.call(lambda: sign(STATEMENT_MEDIA_TYPE, payload))
+        authority = self.ports.authority
+        if authority is None:
+            return Signed(role, envelope)
+        return Signed(role, envelope, (await self._at_signer.call(lambda: authority.stamp(envelope.signature)),))
+
+    async def enter(self, draft: Draft) -> Draft:
+        """Log every leg's envelope, and believe an entry only once its proof was checked."""
+        if not self._remembered:
+            await self._compare_history()
+            self._remembered = True
+        return msgspec.structs.replace(draft, legs=tuple([await self._entered(leg) for leg in draft.legs]))
+
+    async def _entered(self, leg: Signed) -> Signed:
+        entry = await self._at_log.call(lambda: self._log.add(leg.envelope))
+        log = self.ports.root.logs.get(entry.log_id)
+        if log is None:
+            raise IntegrityError("the log answers under another id than its trusted root", where=self._log_name)
+        verify.verify_entry(entry, leg.envelope, log)
+        return msgspec.structs.replace(leg, entry=entry)
+
+    def origin(self, entry: LogEntry) -> str:
+        """Return the name of the log that an entry is of."""
+        return self.ports.root.logs[entry.log_id].origin
+
+    @property
+    def _log_name(self) -> str:
+        return ", ".join(log.origin for log in self.ports.root.logs.values())
+
+    async def _compare_history(self) -> None:
+        """Refuse a log that forgot what it signed for earlier bundles: an old copy, put back, would sign a second past.
+
+        Its own witness may have been put back with it.
+        """
+        for text in self._checkpoints():
+            for log in self.ports.root.logs.values():
+                try:
+                    signed = verify.signed_checkpoint(text, log)
+                except PermanentError:
+                    continue  # no checkpoint of this log, whatever the status says
+                if not await self._log.remembers(signed.size, signed.root):
+                    raise IntegrityError(
+                        f"the log has forgotten a tree of {signed.size} entries that it signed",
+                        where=log.origin,
+                        fix="put back the newest copy of the log; never an older one",
+                    )
+                return
+
+    async def archive(self, draft: Draft, keys: Keys, cluster_id: str, *, lines: bool = False) -> Archived:
+        """Put bundles, attested bytes and bare envelopes under retention, read them back, and verify what was read.
+
+        With `lines` each line of the attested bytes is a fact of its own, and is verified as one.
+        """
+        at = statement.attested_at(statement.parse(draft.statement))
+        until = self.ports.retention.until(Class.BUNDLE, at)
+        roles = [leg.role for leg in draft.legs]
+        envelopes = b"".join(msgspec.json.encode(bundles.envelope_json(leg.envelope)) + b"\n" for leg in draft.legs)
+        subject_key = keys.subjects(cluster_id, at) if lines else keys.subject(cluster_id, at)
+        blobs = [
+            *(
+                _Blob(
+                    "bundle",
+                    keys.bundle(cluster_id, at, leg.role if len(roles) > 1 else ""),
+                    bundles.write(leg.envelope, leg.entry, leg.timestamps),
+                    BUNDLE_MEDIA_TYPE,
+                )
+                for leg in draft.legs
+            ),
+            _Blob("subject", subject_key, draft.spec, JSON_LINES if lines else JSON),
+            _Blob("envelope", keys.envelope_line(cluster_id, at), envelopes, ENVELOPE_LINE),
+        ]
+        done = await self._put_all(until, blobs)
+        subject, held = done[len(roles)]
+        for stored, content in done[: len(roles)]:
+            self._check(stored, content, held, lines=lines)
+        made = tuple((leg, stored) for leg, (stored, _) in zip(draft.legs, done[: len(roles)], strict=True))
+        return Archived(made, subject, until)
+
+    def _check(self, stored: Stored, content: bytes, subject: bytes, *, lines: bool) -> None:
+        facts = subject.splitlines() if lines else [subject]
+        report = self.ports.check(content, subject=facts[0])
+        if not report.ok or report.statement is None:
+            raise IntegrityError(f"the archived bundle does not verify: {report.reason}", where=stored.url)
+        named = [subject.digest["sha256"] for subject in report.statement.subject]
+        if named != [digest(fact).removeprefix("sha256:") for fact in facts]:
+            raise IntegrityError("the archived bundle is about other facts than those beside it", where=stored.url)
+
+    async def _put_all(self, until: dt.datetime, blobs: Sequence[_Blob]) -> list[tuple[Stored, bytes]]:
+        """Put, read back, compare content and retention; returns what the store holds, blob by blob."""
+        outcomes: list[tuple[Stored, bytes] | UgalluError | None] = [None] * len(blobs)
+
+        async def put(number: int) -> None:
+            # An error is kept, not raised: a task group would wrap it.
+            try:
+                outcomes[number] = await self._put(blobs[number], until)
+            except UgalluError as error:
+                outcomes[number] = error
+
+        async with anyio.create_task_group() as tg:
+            for number in range(len(blobs)):
+                tg.start_soon(put, number)
+        done: list[tuple[Stored, bytes]] = []
+        failed: UgalluError | None = None
+        for blob, outcome in zip(blobs, outcomes, strict=True):
+            word = "failed" if isinstance(outcome, UgalluError) else "stored"
+            self._metrics.count("ugallu_worm_put_total", 1.0, **{"class": blob.kind, "outcome": word})
+            if isinstance(outcome, UgalluError):
+                failed = failed or outcome
+            elif outcome is not None:
+                self._metrics.count("ugallu_worm_bytes_total", len(blob.content), **{"class": blob.kind})
+                done.append(outcome)
+        if failed is not None:
+            raise failed
+        return done
+
+    async def _put(self, blob: _Blob, until: dt.datetime) -> tuple[Stored, bytes]:
+        stored = await self._at_store.call(
+            lambda: self.store.put(blob.key, blob.content, media_type=blob.media_type, until=until)
+        )
+        found, held = await self._at_store.call(lambda: self.store.read(blob.key))
+        if held != blob.content or {stored.sha256, found.sha256} != {digest(held)}:
+            raise IntegrityError("the store does not hold what was put", where=blob.key)
+        if found.until is None or found.until < until:
+            raise IntegrityError("the store keeps it for less long than asked", where=blob.key)
+        return found, held
+
+    async def stage(self, key: str, draft: Draft) -> None:
+        """Keep a draft."""
+        content = msgspec.msgpack.encode(draft)
+        await self._at_store.call(lambda: self.store.put(key, content, media_type=MSGPACK, until=None))
+
+    async def staged(self, key: str, frozen: str) -> Draft:
+        """Return what was staged; `IntegrityError` when it is not the statement with the digest that was `frozen`."""
+        content = await self._at_store.call(lambda: self.store.get(key))
+        try:
+            draft = msgspec.msgpack.decode(content, type=Draft)
+        except msgspec.DecodeError as error:
+            raise IntegrityError("what was staged cannot be read", where=key) from error
+        if digest(draft.statement) != frozen:
+            raise IntegrityError("what was staged is not the statement that was frozen", where=key)
+        return draft
+
+    async def clear(self, key: str) -> None:
+        """Let a draft go."""
+        await self._at_store.call(lambda: self.store.drop(key))
