@@ -53,6 +53,13 @@ CATALOGUE: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "ugallu_audit_rule_matches_total": ("counter", "Matches of a rule after its limiter.", ("rule",)),
     "ugallu_audit_rule_dropped_total": ("counter", "Matches that a rule's limiter dropped.", ("rule",)),
     "ugallu_audit_rule_compile_errors_total": ("counter", "Rule versions that did not compile.", ("rule",)),
+    "ugallu_audit_correlation_evicted_total": (
+        "counter",
+        "Groups of a correlation forgotten for want of room.",
+        ("rule",),
+    ),
+    "ugallu_audit_correlation_groups": ("gauge", "Groups that a correlation keeps a window for.", ("rule",)),
+    "ugallu_audit_correlation_late_total": ("counter", "Matches that came too late for a correlation.", ("rule",)),
     "ugallu_audit_rules": ("gauge", "Rules by state.", ("state",)),
     "ugallu_attestor_bundles_total": ("counter", "Bundles by outcome.", ("kind", "mode", "outcome")),
     "ugallu_attestor_stage_duration_seconds": ("histogram", "Duration of one stage.", ("stage",)),

@@ -1,7 +1,7 @@
 """From a SigmaRule to something that can serve: compiled, its type known, its templates read, its own tests passed."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -23,9 +23,12 @@ from ugallu.sdk import (
 from ugallu_audit_detection.context import Context
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import Reason, RuleError, shown
+from ugallu_audit_detection.sigma.names import is_linked
 from ugallu_audit_detection.sigma.view import RecordView
 from ugallu_audit_detection.signals import Getter, Signals, getter
 
+Says = Callable[[AuditRecord, Sequence[AuditRecord]], bool]
+"""Whether an event, after those before it, would be reported."""
 MAX_WINDOW = 24 * 3600.0
 MAX_EXCEPTIONS = 256
 RECEIVED = "RequestReceived"
@@ -97,20 +100,21 @@ def arm(name: str, spec: SigmaRuleSpec, labels: Mapping[str, str]) -> Armed:
 
 
 def failure(armed: Armed) -> str:
-    """Run the rule's own tests; return the first that fails and how, empty when all pass."""
-    for test in armed.spec.tests:
-        wrong = _wrong(armed, test)
-        if wrong:
-            return wrong
-    return ""
+    """Run the rule's own tests; return the first that fails and how, empty when all pass.
+
+    Those of a correlation wait for the rules that it counts: they are run when it is linked with them.
+    """
+    if is_linked(armed.spec.sigma):
+        return ""
+    return next((wrong for _, wrong in outcomes(armed) if wrong), "")
 
 
-def outcomes(armed: Armed) -> list[tuple[RuleTest, str]]:
+def outcomes(armed: Armed, says: Says | None = None) -> list[tuple[RuleTest, str]]:
     """Run all tests; return each with what is wrong, empty for one that passes."""
-    return [(test, _wrong(armed, test)) for test in armed.spec.tests]
+    return [(test, _wrong(test, says or armed.says)) for test in armed.spec.tests]
 
 
-def _wrong(armed: Armed, test: RuleTest) -> str:
+def _wrong(test: RuleTest, says: Says) -> str:
     if test.expect not in ("hit", "miss"):
         return f"test {shown(test.name)}: expect must be hit or miss, not {shown(test.expect)}"
     try:
@@ -118,7 +122,7 @@ def _wrong(armed: Armed, test: RuleTest) -> str:
         record = msgspec.convert(_raw_parts(test.event), AuditRecord)
     except msgspec.ValidationError as error:
         return f"test {shown(test.name)}: the event is no audit event: {error}"
-    said = "hit" if armed.says(record, before) else "miss"
+    said = "hit" if says(record, before) else "miss"
     return "" if said == test.expect else f"test {shown(test.name)} expects a {test.expect} and got a {said}"
 
 

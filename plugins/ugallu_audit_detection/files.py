@@ -125,7 +125,7 @@ def _rules(path: Path, errors: list[PermanentError]) -> Iterator[RuleInFile]:
             "SigmaRule objects and upstream Sigma rules in one file", where=str(path), fix="put them into two files"
         )
     if upstream:
-        yield from _imported(path, text, documents[0][1])
+        yield from _imported(path, text, [lines for _, lines in documents], errors)
         return
     for document, lines in documents:
         yield from _native(path, document, lines, "", errors)
@@ -154,15 +154,19 @@ def _is_upstream(document: object) -> bool:
     return (
         isinstance(document, dict)
         and "apiVersion" not in document
-        and bool({"detection", "logsource", "correlation", "filter"} & document.keys())
+        and bool({"detection", "logsource", "correlation", "filter", "action"} & document.keys())
     )
 
 
-def _imported(path: Path, text: str, lines: Lines) -> Iterator[RuleInFile]:
-    from ugallu_audit_detection.sigma.imported import import_sigma
+def _imported(path: Path, text: str, lines: Sequence[Lines], errors: list[PermanentError]) -> Iterator[RuleInFile]:
+    """Yield a rule for each upstream document; one that cannot serve is put among the errors, the others still come."""
+    from ugallu_audit_detection.sigma.imported import read_sigma
 
-    for name, spec in import_sigma(text, where=str(path)):
-        yield RuleInFile(SigmaRule(metadata=Metadata(name=name), spec=spec), str(path), lines)
+    read = read_sigma(text, where=str(path))
+    errors += read.refused
+    for rule in read.rules:
+        found = SigmaRule(metadata=Metadata(name=rule.name, annotations=rule.annotations), spec=rule.spec)
+        yield RuleInFile(found, str(path), lines[rule.place] if rule.place < len(lines) else {})
 
 
 def _native(

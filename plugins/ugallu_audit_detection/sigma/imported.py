@@ -1,8 +1,10 @@
-"""Import of upstream Sigma: one SigmaRule per detection rule, with what upstream says about it mapped to our fields.
+"""Import of upstream Sigma: one SigmaRule per document, with what upstream says about it mapped to our fields.
 
-The rule itself goes into `spec.sigma` unchanged, so author and licence stay with it.
+The document itself goes into `spec.sigma` unchanged, so author and licence stay with it. Documents of one stream stay
+linked by the names that they call each other by.
 """
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +14,7 @@ import msgspec
 from ugallu.sdk import EventClass, PermanentError, Severity, SigmaEmit, SigmaRateLimit, SigmaRuleSpec, decode_strict
 from ugallu_audit_detection.sigma import parse as upstream
 from ugallu_audit_detection.sigma.errors import Reason, RuleError, shown
-from ugallu_audit_detection.sigma.upstream import detection_expr, unsupported
+from ugallu_audit_detection.sigma.upstream import check_linked, detection_expr
 
 SEVERITIES = {
     "informational": Severity.INFO,
@@ -28,21 +30,22 @@ AUTHOR_ANNOTATION = "ugallu.io/sigma-author"
 LICENCE_ANNOTATION = "ugallu.io/sigma-license"
 SIGMAHQ_LICENCE = "DRL-1.1"
 MAX_DESCRIPTION = 1024
+MAX_DEPTH = 32
 
 
 class ImportedRule(msgspec.Struct, frozen=True):
-    """A SigmaRule to be: its name, its annotations and its spec."""
+    """A SigmaRule to be: its name, its annotations and its spec; `place` counts the documents before it."""
 
     name: str
     spec: SigmaRuleSpec
     annotations: dict[str, str] = {}
+    place: int = 0
 
 
 class Imported(msgspec.Struct, frozen=True):
     """What a stream of Sigma documents gave. `refused` says for each document left out why."""
 
     rules: tuple[ImportedRule, ...] = ()
-    correlations: tuple[upstream.Correlation, ...] = ()
     refused: tuple[RuleError, ...] = ()
 
 
@@ -57,7 +60,7 @@ class _Ours(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=T
 
 
 def import_sigma(text: str, *, where: str) -> list[tuple[str, SigmaRuleSpec]]:
-    """Return name and spec of every detection rule in a stream of documents; filters go along with their rules.
+    """Return name and spec of every rule, correlation and filter in a stream of documents.
 
     Raises `RuleError` for the first document that cannot be served. `read_sigma` tells them apart.
     """
@@ -71,32 +74,71 @@ def read_sigma(text: str, *, where: str, placeholders: Mapping[str, Sequence[str
     """Import what can be served, and say about the rest why it cannot. Raises `RuleError` when there is no YAML."""
     loaded = upstream.documents(text, where=where)
     sources = _sources(text, loaded)
-    filters = [i for i, document in enumerate(loaded) if "filter" in document]
     rules: dict[str, ImportedRule] = {}
-    correlations: list[upstream.Correlation] = []
+    types: dict[str, str] = {}
     refused: list[RuleError] = []
-    for i, document in enumerate(loaded):
-        if i in filters:
-            continue
-        here = f"{where}: document {i + 1}" if len(loaded) > 1 else where
-        own = [j for j in filters if _concerns(loaded[j], document)]
+    for place, document in _acted(loaded, where):
+        here = f"{where}: document {place + 1}" if len(loaded) > 1 else where
+        source = sources[place] if document is loaded[place] else _written(document)
         try:
-            parsed = upstream.parse(
-                [loaded[j] for j in (i, *own)], where=here, placeholders=placeholders or _Anything()
-            )
-            for each in parsed:
-                if isinstance(each, upstream.Correlation):
-                    correlations.append(each)
-                    raise unsupported(each, here)
-                rule = _rule(each, "\n---\n".join(sources[j] for j in (i, *own)), here)
-                if rule.name in rules:
-                    raise RuleError(  # noqa: TRY301
-                        Reason.COMPILE_ERROR, f"a second rule called {rule.name}", where=here, fix="give it its own id"
-                    )
-                rules[rule.name] = rule
+            (parsed,) = upstream.parse([document], where=here, placeholders=placeholders or _Anything())
+            rule = _rule(parsed, source, here, place, types)
+            if rule.name in rules:
+                raise RuleError(  # noqa: TRY301
+                    Reason.COMPILE_ERROR, f"a second rule called {rule.name}", where=here, fix="give it its own id"
+                )
+            rules[rule.name] = rule
+            for name in (parsed.header.id, parsed.header.name):
+                types.setdefault(name, rule.spec.emit.security_event_type)
         except RuleError as error:
             refused.append(error)
-    return Imported(tuple(rules.values()), tuple(correlations), tuple(refused))
+    return Imported(tuple(rules.values()), tuple(refused))
+
+
+def _acted(loaded: Sequence[dict[str, Any]], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the documents with their places, once `action` has done what Sigma says.
+
+    `global` is part of every rule after it up to a `reset`; `repeat` is the rule before it with changes.
+    """
+    template: dict[str, Any] = {}
+    before: dict[str, Any] = {}
+    for place, document in enumerate(loaded):
+        action = document.get("action")
+        own = {key: value for key, value in document.items() if key != "action"}
+        match action:
+            case None if "correlation" in document or "filter" in document:
+                yield place, document
+            case None:
+                before = _merged(document, template) if template else document
+                yield place, before
+            case "global":
+                template = before = own
+            case "reset":
+                template = {}
+            case "repeat":
+                before = _merged(before, own)
+                yield place, before
+            case _:
+                raise RuleError(
+                    Reason.COMPILE_ERROR,
+                    f"the action {shown(action)}",
+                    where=f"{where}: document {place + 1}",
+                    fix="global, reset and repeat are known",
+                )
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Return one map of two, the second one winning; inside maps too."""
+    if depth > MAX_DEPTH:
+        raise RuleError(Reason.COMPILE_ERROR, "nested too deeply to be joined", fix="write the rule out")
+    joined = dict(below)
+    for key, value in above.items():
+        old = joined.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            joined[key] = _merged(old, value, depth + 1)
+        else:
+            joined[key] = copy.deepcopy(value)
+    return joined
 
 
 class _Anything(dict[str, Sequence[str]]):
@@ -111,39 +153,44 @@ class _Anything(dict[str, Sequence[str]]):
 
 def _sources(text: str, loaded: Sequence[dict[str, Any]]) -> list[str]:
     """Return each document as it is written, or written anew where the borders cannot be told from the text."""
-    import yaml
-
     chunks = [
         chunk.strip("\n") + "\n" for chunk in re.split(r"^---[ \t]*(?:#.*)?$", text, flags=re.MULTILINE) if _some(chunk)
     ]
     if len(chunks) == len(loaded):
         return chunks
-    return [yaml.safe_dump(document, sort_keys=False, allow_unicode=True) for document in loaded]
+    return [_written(document) for document in loaded]
+
+
+def _written(document: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 def _some(chunk: str) -> bool:
     return any(line.strip() and not line.lstrip().startswith("#") for line in chunk.splitlines())
 
 
-def _concerns(filter_document: dict[str, Any], rule: dict[str, Any]) -> bool:
-    body = filter_document.get("filter")
-    wanted = body.get("rules") if isinstance(body, dict) else None
-    if not wanted or (isinstance(wanted, str) and wanted.lower() == "any"):
-        return True
-    names = wanted if isinstance(wanted, list) else [wanted]
-    return any(rule.get(key) in names for key in ("id", "name", "title") if rule.get(key) is not None)
-
-
-def _rule(detection: upstream.Detection, source: str, where: str) -> ImportedRule:
-    header, ours = detection.header, _ours(detection.header, where)
+def _rule(document: upstream.Document, source: str, where: str, place: int, types: Mapping[str, str]) -> ImportedRule:
+    """Return the SigmaRule of a document; `types` are the event types of rules before it, by id and name."""
+    header, ours = document.header, _ours(document.header, where)
     if len(source) > upstream.MAX_RULE:
         raise RuleError(
             Reason.COMPILE_ERROR, f"{len(source)} characters", where=where, fix=f"at most {upstream.MAX_RULE}"
         )
-    detection_expr(detection, where=where)  # refuses what would not compile
-    event_type = ours.type or _guessed_type(detection)
+    # What would not compile is refused here.
+    if isinstance(document, upstream.Detection):
+        detection_expr(document, where=where)
+        guessed = _guessed_type(document)
+    else:
+        check_linked(document, where=where)
+        first = document.rules[0] if document.rules else ""
+        guessed = types.get(first, API_CALL) if isinstance(document, upstream.Correlation) else API_CALL
+    event_type = ours.type or guessed
     severity = ours.severity or SEVERITIES.get(header.level, Severity.MEDIUM)
-    if header.status == "experimental" and not ours.severity and severity in (Severity.HIGH, Severity.CRITICAL):
+    if isinstance(document, upstream.Filter):
+        severity = Severity.INFO  # it reports nothing
+    elif header.status == "experimental" and not ours.severity and severity in (Severity.HIGH, Severity.CRITICAL):
         severity = Severity.MEDIUM
     techniques = [
         tag.removeprefix("attack.").upper()
@@ -172,7 +219,8 @@ def _rule(detection: upstream.Detection, source: str, where: str) -> ImportedRul
         tags=header.tags,
         sigma=source,
     )
-    return ImportedRule(_name(header, where), spec, {key: value for key, value in annotations.items() if value})
+    kept = {key: value for key, value in annotations.items() if value}
+    return ImportedRule(_name(header, where), spec, kept, place)
 
 
 def _ours(header: upstream.Header, where: str) -> _Ours:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-import yaml
 
 from ugallu_audit_detection.sigma.errors import Reason, RuleError, shown
 from ugallu_audit_detection.sigma.pattern import Wild, any_regex
@@ -19,6 +18,9 @@ MAX_STREAM = 16 << 20
 MAX_CONDITION = 4096
 MAX_NESTING = 12
 """Open brackets in a condition: pySigma's parser takes exponential time in them."""
+MAX_LINKED = 64
+"""Rules of one correlation, and aliases."""
+MAX_GROUP_BY = 16
 MAX_EXPANSION = 200_000
 """Conditions times values that a rule may unfold into while it is parsed."""
 
@@ -138,30 +140,78 @@ class LogSource(msgspec.Struct, frozen=True):
 
 
 class Detection(msgspec.Struct, frozen=True):
-    """A detection rule; any of its conditions. Filters of the same stream are already part of them."""
+    """A detection rule; any of its conditions. Filters parsed along with it are already part of them."""
 
     header: Header
     logsource: LogSource
     conditions: tuple[Node, ...]
 
 
+class Rule(msgspec.Struct, frozen=True):
+    """In the extended condition of a correlation: matches of this rule."""
+
+    name: str
+
+
+class Every(msgspec.Struct, frozen=True):
+    """All of them."""
+
+    parts: "tuple[Links, ...]"
+
+
+class Some(msgspec.Struct, frozen=True):
+    """Any of them."""
+
+    parts: "tuple[Links, ...]"
+
+
+class Without(msgspec.Struct, frozen=True):
+    """Not this."""
+
+    part: "Links"
+
+
+Links = Rule | Every | Some | Without
+
+
 class Correlation(msgspec.Struct, frozen=True):
-    """A correlation of other rules. It is recognised and not yet served."""
+    """A correlation of other rules, which it names by `name`, `id` or the name of their SigmaRule."""
 
     header: Header
     type: str
     rules: tuple[str, ...] = ()
     group_by: tuple[str, ...] = ()
     timespan: str = ""
-    condition: dict[str, Any] = {}
+    seconds: int = 0
+    op: str = "gte"
+    count: float = 1
+    fields: tuple[str, ...] = ()
+    """Whose values are counted."""
+    condition: Links | None = None
+    """The extended condition, in place of `op` and `count`."""
+    aliases: dict[str, dict[str, str]] = {}
+    """From an alias to the field that it stands for in each rule."""
     generate: bool = False
+    """Whether the rules report their own matches too."""
 
 
-Document = Detection | Correlation
+class Filter(msgspec.Struct, frozen=True):
+    """What takes matches away from other rules: those for which the condition does not hold."""
+
+    header: Header
+    logsource: LogSource
+    condition: Node
+    rules: tuple[str, ...] | None = None
+    """Names of rules; None is all."""
+
+
+Document = Detection | Correlation | Filter
 
 
 def documents(text: str, *, where: str) -> list[dict[str, Any]]:
     """Load a stream of YAML documents that are maps, empty ones left out. Raises `RuleError`."""
+    import yaml
+
     if len(text) > MAX_STREAM:
         raise RuleError(Reason.COMPILE_ERROR, f"{len(text)} characters", where=where, fix=f"at most {MAX_STREAM}")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -185,7 +235,8 @@ def documents(text: str, *, where: str) -> list[dict[str, Any]]:
 def parse(loaded: Sequence[dict[str, Any]], *, where: str, placeholders: Mapping[str, Sequence[str]]) -> list[Document]:
     """Parse documents that belong together: rules, correlations, and the filters that apply to the rules.
 
-    Raises `RuleError`. `placeholders` are the values for `|expand`.
+    Filters without a rule to apply to come as documents of their own. Raises `RuleError`. `placeholders` are the
+    values for `|expand`.
     """
     from sigma.collection import SigmaCollection
     from sigma.correlations import SigmaCorrelationRule
@@ -194,11 +245,13 @@ def parse(loaded: Sequence[dict[str, Any]], *, where: str, placeholders: Mapping
     for document in loaded:
         _check_size(document, where)
     try:
+        if loaded and all("filter" in document for document in loaded):
+            return [_filter(document, where, placeholders) for document in loaded]
         collection = SigmaCollection.from_dicts(list(loaded), resolve_references=False)
         parsed: list[Document] = []
         for rule in collection.rules:
             if isinstance(rule, SigmaCorrelationRule):
-                parsed.append(_correlation(rule))
+                parsed.append(_correlation(rule, where))
             else:
                 parsed.append(_detection(rule, where, placeholders))
     except SigmaError as error:
@@ -217,6 +270,7 @@ def parse(loaded: Sequence[dict[str, Any]], *, where: str, placeholders: Mapping
 
 
 def _check_size(document: dict[str, Any], where: str) -> None:
+    _check_correlation(document.get("correlation"), where)
     detection = document.get("detection", document.get("filter"))
     if not isinstance(detection, dict):
         return
@@ -237,13 +291,7 @@ def _check_size(document: dict[str, Any], where: str) -> None:
     for condition in conditions if isinstance(conditions, list) else [conditions]:
         if not isinstance(condition, str):
             continue
-        if len(condition) > MAX_CONDITION or _nesting(condition) > MAX_NESTING:
-            raise RuleError(
-                Reason.COMPILE_ERROR,
-                f"the condition {shown(condition)} is too long or too nested",
-                where=where,
-                fix=f"at most {MAX_CONDITION} characters and {MAX_NESTING} brackets deep",
-            )
+        _check_condition(condition, where)
         words += len(re.findall(r"[\w*-]+", condition))
     if words * values > MAX_EXPANSION:
         raise RuleError(
@@ -252,6 +300,32 @@ def _check_size(document: dict[str, Any], where: str) -> None:
             where=where,
             fix="split the rule",
         )
+
+
+def _check_condition(condition: str, where: str) -> None:
+    if len(condition) > MAX_CONDITION or _nesting(condition) > MAX_NESTING:
+        raise RuleError(
+            Reason.COMPILE_ERROR,
+            f"the condition {shown(condition)} is too long or too nested",
+            where=where,
+            fix=f"at most {MAX_CONDITION} characters and {MAX_NESTING} brackets deep",
+        )
+
+
+def _check_correlation(correlation: object, where: str) -> None:
+    if not isinstance(correlation, dict):
+        return
+    for name, most in (("rules", MAX_LINKED), ("group-by", MAX_GROUP_BY), ("aliases", MAX_LINKED)):
+        value = correlation.get(name)
+        if isinstance(value, list | dict) and len(value) > most:
+            raise RuleError(
+                Reason.COMPILE_ERROR,
+                f"{len(value)} {name}",
+                where=f"{where}: correlation.{name}",
+                fix=f"at most {most}",
+            )
+    if isinstance(correlation.get("condition"), str):
+        _check_condition(correlation["condition"], where)
 
 
 def _check_regexes(items: dict[Any, Any], where: str) -> None:
@@ -324,16 +398,65 @@ def _header(rule: Any) -> Header:  # noqa: ANN401 - a pySigma rule
     )
 
 
-def _correlation(rule: Any) -> Correlation:  # noqa: ANN401 - a pySigma correlation
+def _correlation(rule: Any, where: str) -> Correlation:  # noqa: ANN401 - a pySigma correlation
+    from sigma.correlations import SigmaExtendedCorrelationCondition
+
     condition = rule.condition
+    extended = isinstance(condition, SigmaExtendedCorrelationCondition)
+    named = condition.get_referenced_rules() if extended else ()
+    counted = () if extended else condition.fieldref or ()
     return Correlation(
         header=_header(rule),
         type=rule.type.name.lower(),
-        rules=tuple(str(reference.reference) for reference in rule.rules or ()),
+        rules=tuple(str(each.reference) for each in rule.rules) if rule.rules else tuple(map(str, named)),
         group_by=tuple(str(field) for field in rule.group_by or ()),
-        timespan=str(getattr(rule.timespan, "spec", rule.timespan) or ""),
-        condition={condition.op.name.lower(): condition.count} if hasattr(condition, "op") else {},
+        timespan=str(rule.timespan.spec),
+        seconds=rule.timespan.seconds,
+        op="" if extended else condition.op.name.lower(),
+        count=0 if extended else condition.count,
+        fields=(counted,) if isinstance(counted, str) else tuple(str(field) for field in counted),
+        condition=_links(condition.parsed, where) if extended else None,
+        aliases={
+            str(alias.alias): {str(each.reference): str(field) for each, field in alias.mapping.items()}
+            for alias in rule.aliases
+        },
         generate=bool(rule.generate),
+    )
+
+
+def _links(parsed: Any, where: str) -> Links:  # noqa: ANN401 - a pySigma condition
+    from sigma import correlations
+
+    match parsed:
+        case correlations.SigmaRuleReference():
+            return Rule(str(parsed.reference))
+        case correlations.CorrelationConditionAND():
+            return Every(tuple(_links(part, where) for part in parsed.args))
+        case correlations.CorrelationConditionOR():
+            return Some(tuple(_links(part, where) for part in parsed.args))
+        case correlations.CorrelationConditionNOT():
+            return Without(_links(parsed.args[0], where))
+        case _:
+            raise RuleError(
+                Reason.UNSUPPORTED, f"a condition of the kind {type(parsed).__name__}", where=where, fix="rewrite it"
+            )
+
+
+def _filter(document: dict[str, Any], where: str, placeholders: Mapping[str, Sequence[str]]) -> Filter:
+    """Read a filter as the detection that it is, once pySigma has said that it is a filter."""
+    from sigma.filters import SigmaFilter
+    from sigma.rule import SigmaRule
+
+    parsed = SigmaFilter.from_dict(document)
+    rules = parsed.filter.rules
+    detection = {name: value for name, value in document["filter"].items() if name != "rules"}
+    plain = {name: value for name, value in document.items() if name != "filter"}
+    read = _detection(SigmaRule.from_dict({**plain, "detection": detection}), where, placeholders)
+    return Filter(
+        read.header,
+        read.logsource,
+        read.conditions[0],
+        None if isinstance(rules, str) else tuple(str(each.reference) for each in rules),
     )
 
 

@@ -99,42 +99,49 @@ class _Target:
 
 
 def sigma_expr(text: str, *, where: str, placeholders: Mapping[str, Sequence[str]]) -> tuple[Expr, tuple[str, ...]]:
-    """Return the expression of the one detection rule in `text`, and the fields that no audit record has.
+    """Return the expression of the one document in `text`, and the fields that no audit record has.
 
-    Raises `RuleError`; with reason Unsupported for a correlation, LogSource for a rule on another log.
+    No event matches a correlation or a filter: they are about what other rules match. Raises `RuleError`; with reason
+    LogSource for a rule on another log, Unsupported for what is understood and not served.
     """
+    document = document_of(text, where=where, placeholders=placeholders)
+    if isinstance(document, upstream.Detection):
+        return detection_expr(document, where=where)
+    check_linked(document, where=where)
+    return NEVER, ()
+
+
+def check_linked(document: upstream.Correlation | upstream.Filter, *, where: str) -> None:
+    """Raise `RuleError` for a correlation or a filter that could not serve, whatever rules there are."""
+    if isinstance(document, upstream.Filter):
+        filter_expr(document, where=where)
+        return
+    from ugallu_audit_detection.correlation.plan import plan_of  # which reads fields by what stands here
+
+    plan_of(document, where=where)
+
+
+def document_of(
+    text: str, *, where: str, placeholders: Mapping[str, Sequence[str]]
+) -> upstream.Detection | upstream.Correlation | upstream.Filter:
+    """Parse the one document in `text`; filters beside a detection rule are part of it. Raises `RuleError`."""
     if len(text) > upstream.MAX_RULE:
         raise RuleError(
             Reason.COMPILE_ERROR, f"{len(text)} characters", where=where, fix=f"at most {upstream.MAX_RULE}"
         )
     found = upstream.parse(upstream.documents(text, where=where), where=where, placeholders=placeholders)
-    for document in found:
-        if isinstance(document, upstream.Correlation):
-            raise unsupported(document, where)
-    detections = [document for document in found if isinstance(document, upstream.Detection)]
-    if len(detections) != 1:
+    if len(found) != 1:
         raise RuleError(
             Reason.COMPILE_ERROR,
-            f"{len(detections)} detection rules",
+            f"{len(found)} documents",
             where=where,
-            fix="one SigmaRule holds one rule, with its filters; importing a file splits it",
+            fix="one SigmaRule holds one rule with its filters, one correlation, or one filter: make one of each",
         )
-    return detection_expr(detections[0], where=where)
+    return found[0]
 
 
-def unsupported(correlation: upstream.Correlation, where: str) -> RuleError:
-    """Return the error that says a correlation is understood and not served."""
-    return RuleError(
-        Reason.UNSUPPORTED,
-        f"the correlation {shown(correlation.header.title)} ({correlation.type}) is not served yet",
-        where=where,
-        fix="load the rules that it correlates by themselves",
-    )
-
-
-def detection_expr(detection: upstream.Detection, *, where: str) -> tuple[Expr, tuple[str, ...]]:
-    """Return the expression of a parsed rule, and the fields that no audit record has. Raises `RuleError`."""
-    source = detection.logsource
+def check_logsource(source: upstream.LogSource, *, where: str) -> None:
+    """Raise `RuleError` for a document on another log than the audit log."""
     if (source.product.lower(), source.service.lower()) != ("kubernetes", "audit"):
         raise RuleError(
             Reason.LOG_SOURCE,
@@ -142,6 +149,23 @@ def detection_expr(detection: upstream.Detection, *, where: str) -> tuple[Expr, 
             where=where,
             fix="only product: kubernetes, service: audit can be evaluated here",
         )
+
+
+def field_named(name: str) -> Field | None:
+    """Return the field of an audit record by its name in upstream Sigma; None where no record has one."""
+    target = _Translation("").target(name)
+    return target.values if target else None
+
+
+def filter_expr(document: upstream.Filter, *, where: str) -> Expr:
+    """Return what a filter takes away: what its condition does not hold for. Raises `RuleError`."""
+    check_logsource(document.logsource, where=where)
+    return Not(_Translation(where).node(document.condition))
+
+
+def detection_expr(detection: upstream.Detection, *, where: str) -> tuple[Expr, tuple[str, ...]]:
+    """Return the expression of a parsed rule, and the fields that no audit record has. Raises `RuleError`."""
+    check_logsource(detection.logsource, where=where)
     translation = _Translation(where)
     expr = any_of(translation.node(condition) for condition in detection.conditions)
     return expr, tuple(sorted(translation.unknown))

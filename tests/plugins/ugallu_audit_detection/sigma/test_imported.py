@@ -86,31 +86,69 @@ def test_techniques_and_our_own_keys() -> None:
         import_sigma(json.dumps(document(custom={"ugallu": {"typo": 1}})), where="file")
 
 
-def test_a_stream_becomes_one_rule_per_document_with_its_filters() -> None:
-    """Filters go along with the rules they name, in text that compiles by itself."""
-    other = document(id="00000000-0000-4000-8000-000000000002")
-    own = {"title": "f", "logsource": SOURCE,
+def numbered(number: int) -> str:
+    return f"00000000-0000-4000-8000-{number:012}"
+
+
+COUNT = {"type": "value_count", "rules": ["reads"], "group-by": ["user.username"], "timespan": "5m",
+         "condition": {"gte": 10, "field": "objectRef.name"}}  # fmt: skip
+
+
+def stream(*documents: dict[str, Any]) -> str:
+    return "---\n" + "\n---\n".join(map(json.dumps, documents)) + "\n---\n"
+
+
+def test_a_stream_becomes_one_rule_per_document() -> None:
+    """Rules, a filter and a correlation, each as it is written, linked by the names they call each other by."""
+    other = document(id=numbered(2), name="reads", custom={"ugallu": {"type": "SecretMountedAsEnv"}})
+    own = {"title": "f", "id": numbered(3), "logsource": SOURCE, "level": "high",
            "filter": {"rules": [other["id"]], "k": {"user.username": "ci"}, "condition": "not k"}}  # fmt: skip
-    stream = "---\n" + "\n---\n".join(json.dumps(each) for each in (document(), other, own)) + "\n---\n"
-    (first, plain), (second, filtered) = import_sigma(stream, where="file")
-    assert "filter" not in plain.sigma
-    assert "filter" in filtered.sigma
-    assert not any("user.username" in line for line in compile_rule(first, plain).explain())
-    assert any("user.username" in line for line in compile_rule(second, filtered).explain())
+    count = {"title": "Many reads", "level": "high", "correlation": COUNT}
+    read = read_sigma(stream(document(), other, own, count), where="file")
+    assert [rule.name for rule in read.rules] == [f"sigma-{numbered(n)}" for n in (1, 2, 3)] + ["sigma-many-reads"]
+    assert [rule.place for rule in read.rules] == [0, 1, 2, 3]
+    assert [json.loads(rule.spec.sigma).get("title") for rule in read.rules] == [
+        "A title",
+        "A title",
+        "f",
+        "Many reads",
+    ]
+    plain, _, filtered, many = (rule.spec for rule in read.rules)
+    assert not any("user.username" in line for line in compile_rule("r", plain).explain())
+    assert filtered.emit.severity is Severity.INFO
+    assert (many.emit.severity, many.emit.security_event_type) == (Severity.HIGH, "SecretMountedAsEnv")
 
 
 def test_what_cannot_be_served_is_named_and_the_rest_is_imported() -> None:
-    """A correlation or a rule for another log is refused by place and reason; its neighbours serve."""
-    correlation = {"title": "c", "correlation": {"type": "value_count", "rules": ["a"], "group-by": ["user.username"],
-                   "timespan": "5m", "condition": {"gte": 10, "field": "verb"}}}  # fmt: skip
-    linux = document(logsource={"product": "linux"}, id="00000000-0000-4000-8000-000000000003")
-    stream = "\n---\n".join(json.dumps(each) for each in (correlation, document(), document()))
-    read = read_sigma(stream, where="file")
-    assert [rule.name for rule in read.rules] == ["sigma-00000000-0000-4000-8000-000000000001"]
-    assert [error.reason for error in read.refused] == [Reason.UNSUPPORTED, Reason.COMPILE_ERROR]
-    assert read.correlations[0].type == "value_count"
-    assert read.correlations[0].group_by == ("user.username",)
+    """A sum, a rule for another log, a second rule of one id: refused by place and reason; neighbours serve."""
+    total = {"title": "c", "correlation": {**COUNT, "type": "value_sum"}}
+    linux = document(logsource={"product": "linux"}, id=numbered(3))
+    text = stream(total, document(), document(), linux)
+    read = read_sigma(text, where="file")
+    assert [rule.name for rule in read.rules] == [f"sigma-{numbered(1)}"]
+    assert [error.reason for error in read.refused] == [
+        Reason.UNSUPPORTED,
+        Reason.COMPILE_ERROR,
+        Reason.LOG_SOURCE,
+    ]
+    assert "value_sum" in read.refused[0].what
     with pytest.raises(RuleError, match="document 1"):
-        import_sigma(stream, where="file")
-    (refused,) = read_sigma(json.dumps(linux), where="file").refused
-    assert refused.reason is Reason.LOG_SOURCE
+        import_sigma(text, where="file")
+
+
+def test_actions_of_a_stream_are_done() -> None:
+    """`global` is part of the rules after it until `reset`, `repeat` is the last rule changed; others are refused."""
+    text = stream(
+        {"action": "global", "author": "A", "level": "high", "logsource": SOURCE},
+        {"title": "one", "id": numbered(1), "detection": {"s": {"verb": "create"}, "condition": "s"}},
+        {"action": "repeat", "title": "two", "id": numbered(2), "detection": {"s": {"verb": "delete"}}},
+        {"action": "reset"},
+        document(id=numbered(3), level="low"),
+    )
+    one, two, three = read_sigma(text, where="file").rules
+    assert [rule.annotations.get("ugallu.io/sigma-author") for rule in (one, two, three)] == ["A", "A", None]
+    assert [rule.spec.emit.severity for rule in (one, two, three)] == [Severity.HIGH, Severity.HIGH, Severity.LOW]
+    explained = [compile_rule("r", rule.spec).explain()[0] for rule in (one, two)]
+    assert ["create" in explained[0], "delete" in explained[1]] == [True, True]
+    with pytest.raises(RuleError, match="action 'again'"):
+        read_sigma(stream({"action": "again"}), where="file")

@@ -1,0 +1,243 @@
+"""`Correlator`: what serves through other rules. It takes in their matches and tells which correlations that proves."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from ugallu.sdk import Metrics
+from ugallu_audit_detection.arming import Armed
+from ugallu_audit_detection.correlation.groups import KEY, Groups, Kept
+from ugallu_audit_detection.correlation.links import Links, Member, Trouble, linked
+from ugallu_audit_detection.correlation.windows import Crossing, mark_of
+from ugallu_audit_detection.seen import Seen
+from ugallu_audit_detection.sigma.names import is_linked, names_of
+
+if TYPE_CHECKING:
+    from ugallu_audit_detection.correlation.plan import Plan
+
+MAX_BYTES: Final = 4 << 20
+"""Bytes of all windows together. They travel in every checkpoint, so room costs time too."""
+
+
+class Correlated(NamedTuple):
+    """A correlation that holds for a group, proven by the event at hand."""
+
+    armed: Armed
+    plan: "Plan"
+    group: tuple[str, ...]
+    crossing: Crossing
+
+
+Trial = Callable[[Armed, Sequence[Armed]], str]
+"""Runs the tests of a correlation over the rules that it counts; returns the first that fails and how."""
+TEST_FAILED: Final = "TestFailed"
+
+
+class Correlator:
+    """Kept by the engine: told of every rule that serves, and of every match."""
+
+    def __init__(self, trial: Trial | None = None, *, max_bytes: int = MAX_BYTES) -> None:
+        self._trial = trial
+        self._max_bytes = max_bytes
+        self._members: dict[str, Member] = {}
+        self._groups: dict[str, Groups] = {}
+        self._waiting: dict[str, Kept] = {}
+        """What a checkpoint kept for correlations that are not here yet."""
+        self._links: Links | None = None
+        self._tried: dict[str, tuple[tuple[Armed, ...], str]] = {}
+        self._published: dict[str, tuple[int, int]] = {}
+        self.bytes = 0
+
+    # Rules
+
+    def arm(self, armed: Armed) -> None:
+        """This version serves, as far as its rules do."""
+        text = armed.spec.sigma
+        member = _linked_member(armed) if is_linked(text) else Member(armed, names_of(text) if text else ())
+        self._members[armed.name] = member
+        self._links = None
+        if member.plan is None:
+            self._drop(armed.name)
+        else:
+            self._adopt(armed.name, member.plan)
+
+    def disarm(self, name: str) -> None:
+        """This rule does not serve; the windows of a correlation stay, in case it returns."""
+        if self._members.pop(name, None) is not None:
+            self._links = None
+
+    def forget(self, name: str) -> None:
+        """The rule is gone."""
+        self.disarm(name)
+        self._drop(name)
+        self._waiting.pop(name, None)
+        self._tried.pop(name, None)
+
+    @property
+    def links(self) -> Links:
+        """How the rules that serve are linked."""
+        if self._links is None:
+            self._links = self._linked()
+        return self._links
+
+    def _linked(self) -> Links:
+        if not any(member.plan or member.filter for member in self._members.values()):
+            return Links()
+        links = linked(self._members, {})
+        if self._trial is None:
+            return links
+        barred = {}
+        for name in links.order:
+            if wrong := self._tested(self._trial, name, links):
+                barred[name] = Trouble(TEST_FAILED, wrong)
+        return linked(self._members, barred) if barred else links
+
+    def _tested(self, trial: Trial, name: str, links: Links) -> str:
+        armed = self._members[name].armed
+        if not armed.spec.tests:
+            return ""
+        rules = tuple(self._members[rule].armed for rule in _all_bases(name, links))
+        tried = self._tried.get(name)
+        if tried is None or tried[0] != (armed, *rules):
+            tried = self._tried[name] = ((armed, *rules), trial(armed, rules))
+        return tried[1]
+
+    # Matches
+
+    def hides(self, rule: str, case: Seen) -> str:
+        """Return the filter that takes this match of the rule away, empty when none does."""
+        for name in self.links.filters.get(rule, ()):
+            member = self._members[name]
+            if member.filter is not None and member.filter.hides(case):
+                return name
+        return ""
+
+    def feed(self, case: Seen, at: float, rules: Sequence[str]) -> Iterator[Correlated]:
+        """Count an event that these rules match; yield what that proves."""
+        links = self.links
+        waiting: dict[str, list[tuple[int, str]]] = {}
+
+        def count(rule: str) -> None:
+            for feed in links.feeds.get(rule, ()):
+                waiting.setdefault(feed.correlation, []).append((feed.reference, rule))
+
+        for rule in rules:
+            count(rule)
+        for name in links.order:
+            if name not in waiting:
+                continue
+            member = self._members[name]
+            if member.plan is None or member.armed.excepted(case, at):
+                continue
+            for group, crossing in self._take(name, member.plan, case, at, waiting[name]):
+                yield Correlated(member.armed, member.plan, group, crossing)
+                count(name)
+
+    def _take(
+        self, name: str, plan: "Plan", case: Seen, at: float, matches: Sequence[tuple[int, str]]
+    ) -> Iterator[tuple[tuple[str, ...], Crossing]]:
+        found: dict[tuple[str, ...], list[int]] = {}
+        for reference, rule in matches:
+            group = plan.group(reference, case, rule)
+            tags = plan.tags(reference, case, rule)
+            if group is not None and tags:
+                found.setdefault(group, []).extend(tags)
+        groups = self._groups[name]
+        for group, tags in found.items():
+            key = hashlib.blake2b(msgspec.json.encode(group), digest_size=KEY).digest()
+            before = groups.bytes
+            crossing = groups.take(key, at, tags, mark_of(case.record.audit_id))
+            self.bytes += groups.bytes - before
+            while self.bytes > self._max_bytes:
+                self._evict()
+            if crossing is not None:
+                yield group, crossing
+
+    def _evict(self) -> None:
+        """Forget a group of the correlation that takes most room."""
+        _, largest = max((groups.bytes, name) for name, groups in self._groups.items())
+        groups = self._groups[largest]
+        before = groups.bytes
+        groups.evict()
+        self.bytes += groups.bytes - before
+
+    # What a restart must not lose
+
+    def snapshot(self) -> dict[str, Kept]:
+        """Return the windows of all correlations."""
+        kept = {**self._waiting, **{name: groups.snapshot() for name, groups in self._groups.items()}}
+        return dict(sorted(kept.items()))
+
+    def restore(self, kept: Mapping[str, Kept]) -> None:
+        """Become what `snapshot` saw; correlations that are not here yet will find their windows when they come."""
+        self._waiting = dict(kept)
+        self._groups = {}
+        self.bytes = 0
+        for name, member in self._members.items():
+            if member.plan is not None:
+                self._adopt(name, member.plan)
+        self._published = {name: (groups.late, groups.evicted) for name, groups in self._groups.items()}
+
+    def _adopt(self, name: str, plan: "Plan") -> None:
+        old = self._groups.get(name)
+        if old is not None and old.fingerprint == plan.fingerprint:
+            return
+        self._drop(name)
+        groups = self._groups[name] = Groups(plan.window, plan.span, plan.fingerprint)
+        kept = self._waiting.pop(name, None)
+        if kept is not None and groups.restore(kept):
+            self.bytes += groups.bytes
+
+    def _drop(self, name: str) -> None:
+        if (groups := self._groups.pop(name, None)) is not None:
+            self.bytes -= groups.bytes
+            self._published.pop(name, None)
+
+    # What there is to say
+
+    def plan(self, name: str) -> "Plan | None":
+        """Return what a correlation asks; None where none of this name is armed."""
+        member = self._members.get(name)
+        return member.plan if member else None
+
+    def groups(self, name: str) -> Groups | None:
+        """Return the windows of a correlation."""
+        return self._groups.get(name)
+
+    def publish(self, metrics: Metrics) -> None:
+        """Add what happened since the last call to the process's metrics."""
+        for name, groups in self._groups.items():
+            late, evicted = self._published.get(name, (0, 0))
+            if groups.late > late:
+                metrics.count("ugallu_audit_correlation_late_total", groups.late - late, rule=name)
+            if groups.evicted > evicted:
+                metrics.count("ugallu_audit_correlation_evicted_total", groups.evicted - evicted, rule=name)
+            self._published[name] = (groups.late, groups.evicted)
+            metrics.gauge("ugallu_audit_correlation_groups", len(groups), rule=name)
+
+
+def _linked_member(armed: Armed) -> Member:
+    from ugallu_audit_detection.correlation.plan import plan_of
+    from ugallu_audit_detection.filters import filter_of
+    from ugallu_audit_detection.sigma import parse as upstream
+    from ugallu_audit_detection.sigma.upstream import document_of
+
+    where = f"SigmaRule {armed.name}: spec.sigma"
+    document = document_of(armed.spec.sigma, where=where, placeholders={})
+    plan = plan_of(document, where=where) if isinstance(document, upstream.Correlation) else None
+    filter_ = filter_of(document, where=where) if isinstance(document, upstream.Filter) else None
+    return Member(armed, names_of(armed.spec.sigma), plan, filter_)
+
+
+def _all_bases(name: str, links: Links) -> list[str]:
+    """Return the rules that a correlation counts, and those that these count."""
+    found: dict[str, None] = {}
+    pending = list(links.bases.get(name, ()))
+    while pending:
+        rule = pending.pop()
+        if rule not in found:
+            found[rule] = None
+            pending += links.bases.get(rule, ())
+    return sorted(found)
