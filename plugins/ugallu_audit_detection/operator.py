@@ -56,6 +56,7 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
             clock=platform.clock,
             metrics=platform.metrics,
             last_good=LastGood(platform.state / "rules"),
+            instance=platform.settings.instance,
         )
         services: list[Service] = [rules]
         audit = platform.settings.audit

@@ -6,29 +6,37 @@ A version that does not compile, or fails one of its own tests, never serves; th
 import datetime as dt
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 import msgspec
 
 from ugallu.sdk import (
+    ANY,
     LABEL_EXPERIMENTAL,
+    MAX_SHARES,
     After,
     Clock,
     Cluster,
     Condition,
+    ExceptionStatus,
     Key,
     Metrics,
     NotFoundError,
+    Preconditions,
+    ReplicaShare,
     SigmaRule,
     SigmaRuleSpec,
+    SigmaRuleStatus,
     UgalluError,
     utc_seconds,
 )
 from ugallu_audit_detection import conditions
 from ugallu_audit_detection.arming import Armed, arm, failure
-from ugallu_audit_detection.correlation.status import with_links
 from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.lastgood import LastGood
+from ugallu_audit_detection.shares import EARLIER, Sums, folded, shares, sums
+from ugallu_audit_detection.shares import written as as_patch
 from ugallu_audit_detection.sigma.errors import RuleError
 
 REFRESH = 30.0
@@ -52,8 +60,9 @@ class Known:
     """An earlier version serves in its place."""
     state: str = ""
     written: tuple[object, ...] = ()
-    """Status as last written, without the times of transitions."""
-    counts: tuple[int, int, dt.datetime | None] | None = None
+    """Conditions and error as last written, without the times of transitions."""
+    share: ReplicaShare | None = None
+    """Our share of the counts as last written by this process."""
     counted_at: float = field(default=float("-inf"))
 
     @property
@@ -70,9 +79,17 @@ class Rules:
     """A start writes the status of every rule; together they share the disk's syncs."""
 
     def __init__(
-        self, engine: Engine, *, cluster: Cluster, clock: Clock, metrics: Metrics, last_good: LastGood
+        self,
+        engine: Engine,
+        *,
+        cluster: Cluster,
+        clock: Clock,
+        metrics: Metrics,
+        last_good: LastGood,
+        instance: str = "embedded",
     ) -> None:
         self._engine = engine
+        self._instance = instance
         self._cluster = cluster
         self._clock = clock
         self._metrics = metrics
@@ -85,7 +102,12 @@ class Rules:
         name = rule.metadata.name
         version = (rule.metadata.uid, rule.metadata.generation, rule.metadata.labels.get(LABEL_EXPERIMENTAL, ""))
         known = self._known.get(name)
-        self._engine.tallies.of(name).adopt(rule.metadata.uid, rule.status)
+        replicas = rule.status.replicas
+        self._engine.tallies.of(name).adopt(
+            rule.metadata.uid,
+            replicas.get(self._instance),
+            folded=EARLIER in replicas and self._instance not in replicas and (known is None or known.share is None),
+        )
         if known is None or known.version != version:
             known = self._take(rule, version)
         await self._write(rule, known, now=False)
@@ -112,6 +134,7 @@ class Rules:
         if before is not None and before.version[0] != rule.metadata.uid:
             # Deleted and made anew between two looks: what the other one said is no last good version of this one.
             self._engine.disarm(name)
+            self._engine.exceptions.forget(name)
             self._last_good.forget(name)
         try:
             known.armed = arm(name, rule.spec, rule.metadata.labels)
@@ -155,35 +178,69 @@ class Rules:
 
     async def _write(self, rule: SigmaRule, known: Known, *, now: bool) -> None:
         """Patch the status where it says something else; counts alone at most once in a while, unless `now`."""
+        name, status = rule.metadata.name, rule.status
         said = self._said(known)
         error = str(known.error or known.wrong)
-        counts = self._engine.tallies.of(rule.metadata.name).totals()
         written = (tuple(msgspec.structs.astuple(_timeless(one)) for one in said), error)
         if not known.written:
             known.written = (
-                tuple(msgspec.structs.astuple(_timeless(one)) for one in rule.status.conditions),
-                rule.status.parse_error,
+                tuple(msgspec.structs.astuple(_timeless(one)) for one in status.conditions),
+                status.parse_error,
             )
-            status = rule.status
-            known.counts = (status.match_count, status.dropped_rate_limit, status.last_matched_at)
-        due = now or self._clock.monotonic() - known.counted_at >= REFRESH
-        if written == known.written and (counts == known.counts or not due):
-            return
-        old = {one.type: one for one in rule.status.conditions}
-        full = [self._stamped(one, old.get(one.type), known) for one in said]
-        matched, limited, last = counts
-        await self._cluster.patch_status(
-            SigmaRule,
-            rule.metadata.name,
-            {
-                "conditions": msgspec.to_builtins(full),
-                "parseError": error or None,
-                "matchCount": matched,
-                "droppedRateLimit": limited,
-                "lastMatchedAt": msgspec.to_builtins(last),
-            },
+        own = self._share(name)
+        all_shares = shares(status, self._instance, own)
+        total = sums(all_shares)
+        news = (own != ReplicaShare() and own != (known.share or status.replicas.get(self._instance))) or (
+            (total.matched, total.limited) != (status.match_count, status.dropped_rate_limit)
         )
-        known.written, known.counts, known.counted_at = written, counts, self._clock.monotonic()
+        due = now or self._clock.monotonic() - known.counted_at >= REFRESH
+        if written == known.written and not (news and due):
+            return
+        old = {one.type: one for one in status.conditions}
+        full = [self._stamped(one, old.get(one.type), known) for one in said]
+        patch: dict[str, Any] = {"conditions": msgspec.to_builtins(full), "parseError": error or None}
+        when = ANY
+        if news:
+            changes: dict[str, ReplicaShare | None] = {self._instance: own}
+            if EARLIER in all_shares and EARLIER not in status.replicas:
+                changes[EARLIER] = all_shares[EARLIER]
+            fold = folded(all_shares, self._instance) if self._instance not in status.replicas else {}
+            if fold:
+                changes |= fold
+                when = Preconditions(resource_version=rule.metadata.resource_version)
+            patch |= {
+                "matchCount": total.matched,
+                "droppedRateLimit": total.limited,
+                "lastMatchedAt": msgspec.to_builtins(total.last),
+                "replicas": {name: as_patch(share, status.replicas.get(name)) for name, share in changes.items()},
+                "exceptions": msgspec.to_builtins(self._hidden(name, status, total)),
+            }
+        await self._cluster.patch_status(SigmaRule, name, patch, when=when)
+        known.written, known.counted_at = written, self._clock.monotonic()
+        if news:
+            known.share = own
+            self._engine.tallies.of(name).wrote = True
+
+    def _share(self, name: str) -> ReplicaShare:
+        matched, limited, last = self._engine.tallies.of(name).share()
+        hidden = {each: kept.hidden for each, kept in self._engine.exceptions.of(name).items() if kept.hidden}
+        return ReplicaShare(match_count=matched, dropped_rate_limit=limited, last_matched_at=last, hidden=hidden)
+
+    def _hidden(self, name: str, status: SigmaRuleStatus, total: Sums) -> list[ExceptionStatus]:
+        """What exceptions have hidden from all replicas; of the last events ours, unless another saw a later one."""
+        before = {one.name: one for one in status.exceptions}
+        found = []
+        for each, count in total.hidden.items():
+            one = before.get(each, ExceptionStatus(name=each))
+            own = self._engine.exceptions.of(name).get(each)
+            last = own.last_at if own is not None else None
+            if own is not None and last is not None and (one.last_hidden_at is None or last >= one.last_hidden_at):
+                one = ExceptionStatus(
+                    name=each, last_hidden_at=last, last_audit_id=own.audit_id, last_subject=own.subject
+                )
+            found.append(msgspec.structs.replace(one, hidden=count))
+        found.sort(key=lambda one: one.last_hidden_at.timestamp() if one.last_hidden_at else 0.0, reverse=True)
+        return sorted(found[:MAX_SHARES], key=lambda one: one.name)
 
     def _stamped(self, said: Condition, old: Condition | None, known: Known) -> Condition:
         since = old.last_transition_time if old and old.status == said.status else utc_seconds(self._clock.now())
@@ -203,7 +260,7 @@ class Rules:
                 self._clock.now(),
                 slow=self._engine.budget.slow(known.armed.name),
             )
-        return with_links(said, known.armed, self._engine.correlator)
+        return said
 
     # The last counts of a process that stops
 
@@ -217,7 +274,7 @@ class Rules:
             with anyio.move_on_after(LAST_WRITES, shield=True):
                 async with anyio.create_task_group() as writes:
                     for name, known in self._known.items():
-                        if self._engine.tallies.of(name).totals() != known.counts:
+                        if self._share(name) != (known.share or ReplicaShare()):
                             writes.start_soon(self._write_last, name, known)
 
     async def _write_last(self, name: str, known: Known) -> None:

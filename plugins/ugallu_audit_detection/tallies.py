@@ -5,14 +5,14 @@ from typing import Final
 
 import msgspec
 
-from ugallu.sdk import Metrics, SigmaRuleStatus, utc_seconds
+from ugallu.sdk import Metrics, ReplicaShare, utc_seconds
 
 REPORT_EVERY: Final = 60.0
 """Seconds of event time between two reports about one rule's limiter."""
 
 
 class Tally(msgspec.Struct, array_like=True):
-    """Counts of one rule. `base_*` is what its status said before we counted; None until that was read."""
+    """What this replica counted of one rule. `base_*` is its share in the status before; None until that was read."""
 
     matched: int = 0
     limited: int = 0
@@ -26,6 +26,8 @@ class Tally(msgspec.Struct, array_like=True):
     """When drops by the limiter were last reported, in seconds of event time."""
     untold: int = 0
     """Drops since then."""
+    wrote: bool = False
+    """Whether the status ever held our share."""
 
     def hit(self, when: dt.datetime) -> None:
         """Count a match that became a finding."""
@@ -42,18 +44,24 @@ class Tally(msgspec.Struct, array_like=True):
         count, self.told, self.untold = self.untold, now, 0
         return count
 
-    def adopt(self, uid: str, status: SigmaRuleStatus) -> None:
-        """Count on from this status, unless we already do."""
-        if self.uid not in ("", uid):
-            self.matched, self.limited, self.last, self.base_matched = 0, 0, None, None
-        self.uid = uid
-        if self.base_matched is None:
-            self.base_matched = status.match_count
-            self.base_limited = status.dropped_rate_limit
-            self.base_last = status.last_matched_at
+    def adopt(self, uid: str, share: ReplicaShare | None, *, folded: bool = False) -> None:
+        """Count on from our share in the status, unless we already do.
 
-    def totals(self) -> tuple[int, int, dt.datetime | None]:
-        """Return matches and drops of the rule's whole life, and the time of the last match, in whole seconds."""
+        `folded`: the status has no share of ours because it was added to that of replicas that are gone.
+        """
+        if self.uid not in ("", uid):
+            self.matched, self.limited, self.last, self.base_matched, self.wrote = 0, 0, None, None, False
+        self.uid = uid
+        if self.wrote and folded:
+            self.base_matched, self.base_limited, self.wrote = -self.matched, -self.limited, False
+        if self.base_matched is None:
+            share = share or ReplicaShare()
+            self.base_matched = share.match_count
+            self.base_limited = share.dropped_rate_limit
+            self.base_last = share.last_matched_at
+
+    def share(self) -> tuple[int, int, dt.datetime | None]:
+        """Return our matches and drops of the rule's whole life, and the time of the last match, in whole seconds."""
         last = max((when for when in (self.last, self.base_last) if when is not None), default=None)
         return (
             (self.base_matched or 0) + self.matched,
@@ -104,7 +112,7 @@ class Tallies:
                 tally.matched, tally.limited, tally.last, tally.told, tally.untold = 0, 0, None, None, 0
                 continue
             tally.matched, tally.limited, tally.last = then.matched, then.limited, then.last
-            tally.told, tally.untold = then.told, then.untold
+            tally.told, tally.untold, tally.wrote = then.told, then.untold, then.wrote
             if then.base_matched is not None:
                 tally.base_matched, tally.base_limited, tally.base_last = (
                     then.base_matched,

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 
 from ugallu.api.catalog import EventClass, Severity
-from ugallu.api.meta import AGE, Column, Conditions, Kind, Resource, Wire, always, listed_by
-from ugallu.api.scalars import Duration, Int64
+from ugallu.api.meta import AGE, Column, Conditions, Kind, Resource, Wire, always
+from ugallu.api.scalars import Duration, Int64, listed_by
 
 
 class GlobMatch(Wire, frozen=True, kw_only=True):

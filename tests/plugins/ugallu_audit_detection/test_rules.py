@@ -8,6 +8,7 @@ import pytest
 
 from ugallu.api.meta import Condition
 from ugallu.api.sigma import SigmaRule
+from ugallu.cluster.embedded import cluster as embedded
 from ugallu.cluster.port import Key
 from ugallu.metrics import Metrics
 from ugallu.testing.audit import audit_event, audit_record
@@ -17,6 +18,7 @@ from ugallu.testing.rules import sigma_rule
 from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.lastgood import LastGood
 from ugallu_audit_detection.rules import REFRESH, Rules
+from ugallu_audit_detection.shares import MAX_REPLICAS
 from ugallu_audit_detection.sigma.budget import Overruns
 from ugallu_audit_detection.sigma.match import Matcher
 
@@ -26,12 +28,13 @@ BROKEN: dict[str, Any] = {"match": {"requestObjectGlob": [{"jsonPath": "$..deep.
 class House:
     """A reconciler over a cluster in memory, driven by hand."""
 
-    def __init__(self, directory: Path) -> None:
-        self.clock = ManualClock()
-        self.cluster = memory_cluster(self.clock, judging=False)
+    def __init__(self, directory: Path, beside: "House | None" = None, instance: str = "one") -> None:
+        self.clock: ManualClock = beside.clock if beside else ManualClock()
+        self.cluster: embedded.EmbeddedCluster = beside.cluster if beside else memory_cluster(self.clock, judging=False)
         self.calls = FaultyCluster(self.cluster, lambda _: None)
         self.metrics = Metrics()
-        self.directory = directory
+        self.directory = directory / instance if beside else directory
+        self.instance = instance
         self.restart()
 
     def restart(self) -> None:
@@ -43,6 +46,7 @@ class House:
             clock=self.clock,
             metrics=self.metrics,
             last_good=LastGood(self.directory / "rules"),
+            instance=self.instance,
         )
 
     async def put(self, rule: SigmaRule) -> SigmaRule:
@@ -322,6 +326,75 @@ async def test_a_restart_does_not_write_zeros(house: House) -> None:
     house.hits()
     await house.clock.advance(REFRESH)
     assert (await house.turn()).status.match_count == 2
+
+
+async def test_the_counts_of_replicas_add_up(house: House, tmp_path: Path) -> None:
+    """Each writes its own share: whoever writes last, nothing of the others is lost, and the sums come right."""
+    other = House(tmp_path, beside=house, instance="two")
+    await house.put(sigma_rule(rateLimit={"burst": 2, "sustainedPerSec": 1}))
+    await other.turn()
+    for each, hits in ((house, 3), (other, 1)):
+        for _ in range(hits):
+            each.hits()
+    await house.clock.advance(REFRESH)
+    stale = await house.cluster.get(SigmaRule, "pod-read")
+    await house.rules.reconcile(stale)
+    await other.rules.reconcile(stale)
+    await house.clock.advance(REFRESH)
+    rule = await house.turn()
+    assert {name: share.match_count for name, share in rule.status.replicas.items()} == {"one": 2, "two": 1}
+    assert (rule.status.match_count, rule.status.dropped_rate_limit) == (3, 1)
+    writes = house.writes, other.writes
+    await house.clock.advance(REFRESH)
+    await house.turn()
+    await other.turn()
+    assert (house.writes, other.writes) == writes, "what is right is not written again"
+    other.restart()
+    await other.turn()
+    other.hits()
+    await house.clock.advance(REFRESH)
+    assert (await other.turn()).status.match_count == 4
+
+
+async def test_counts_from_before_there_were_shares_are_kept(house: House, tmp_path: Path) -> None:
+    """They belong to no replica, and two that find them add them once."""
+    other = House(tmp_path, beside=house, instance="two")
+    await house.put(sigma_rule())
+    await house.cluster.patch_status(SigmaRule, "pod-read", {"matchCount": 40})
+    found = await house.cluster.get(SigmaRule, "pod-read")
+    for each in (house, other):
+        await each.rules.reconcile(found)
+        each.hits()
+    await house.clock.advance(REFRESH)
+    for each in (house, other, house):
+        await each.rules.reconcile(found if each is other else await house.cluster.get(SigmaRule, "pod-read"))
+    await house.clock.advance(REFRESH)
+    assert (await house.turn()).status.match_count == 42
+
+
+async def test_shares_of_replicas_that_are_gone_are_folded(house: House, tmp_path: Path) -> None:
+    """A name that never comes back is no entry for ever; the sum stays. One that does come back counts on."""
+    await house.put(sigma_rule())
+    house.hits()
+    kept = house.engine.snapshot()
+    await house.clock.advance(REFRESH)
+    rule = await house.turn()
+    for number in range(MAX_REPLICAS + 3):
+        each = House(tmp_path, beside=house, instance=f"pod-{number}")
+        await each.turn()
+        each.hits()
+        await house.clock.advance(REFRESH)
+        rule = await each.turn()
+        assert rule.status.match_count == number + 2
+    assert len(rule.status.replicas) == MAX_REPLICAS + 1
+    assert "one" not in rule.status.replicas
+    house.restart()
+    house.engine.restore(kept)
+    house.engine.tallies.of("pod-read").wrote = True
+    await house.turn()
+    house.hits()
+    await house.clock.advance(REFRESH)
+    assert (await house.turn()).status.match_count == rule.status.match_count + 1
 
 
 async def test_a_process_that_stops_writes_its_last_counts(house: House) -> None:
