@@ -1,6 +1,7 @@
 """`Engine`: all armed rules as one detector. From audit events to findings, with every match accounted for.
 
-    match ─> stage ─> exception ─> dedupe ─> rate ─> finding
+    match ─> stage ─> exception, filter ─> dedupe ─> rate ─> finding
+                                        └> correlations ─> dedupe ─> rate ─> finding
     A request is one fact for a rule: once its ResponseStarted was reported, its ResponseComplete is not a second one.
     RequestReceived, whose outcome nobody knows yet, counts only for a rule that asks for that stage.
 
@@ -16,6 +17,10 @@ import msgspec
 
 from ugallu.sdk import CATALOGUE, AuditRecord, ExternalKind, Finding, Metrics, PermanentError, Subject, external
 from ugallu_audit_detection.arming import RECEIVED, Armed
+from ugallu_audit_detection.correlation.correlator import Correlated, Correlator
+from ugallu_audit_detection.correlation.groups import Kept
+from ugallu_audit_detection.correlation.report import group_key, signals_of
+from ugallu_audit_detection.correlation.trial import failure
 from ugallu_audit_detection.exceptions import Exceptions
 from ugallu_audit_detection.levels import Levels
 from ugallu_audit_detection.limiter import Limiter
@@ -32,8 +37,12 @@ from ugallu_audit_detection.tallies import Tallies, Tally
 RATE: Final = "rule_rate_limit"
 EXCEPTION: Final = "exception"
 DEDUPE: Final = "dedupe"
+COUNTED: Final = "correlated"
+"""Matches of rules that report nothing themselves, and only count in a correlation."""
 
 _UNFINISHED: Final = frozenset({RECEIVED, "ResponseStarted"})
+_FORMATS: Final = (1, 2)
+"""States that can be read: the first had no correlations."""
 _MAX_ACTOR: Final = 256
 
 
@@ -47,6 +56,8 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     buckets: dict[str, tuple[float, float, float, float]]
     reported: tuple[bytes, list[float]]
     started: tuple[bytes, list[float]]
+    counted: tuple[bytes, list[float]] = (b"", [])
+    correlations: dict[str, Kept] = {}
 
 
 class Case(Seen):
@@ -96,7 +107,9 @@ class Engine:
     name = "rules"
     observes = AuditRecord
 
-    def __init__(self, metrics: Metrics | None = None, *, budget: Budget | None = None) -> None:
+    def __init__(self, metrics: Metrics | None = None, *, budget: Budget | None = None, tried: bool = False) -> None:
+        """Make one without rules; `tried`: correlations need not pass their tests here, which run in such an engine."""
+        self.correlator = Correlator(None if tried else failure)
         self.tallies = Tallies()
         self.exceptions = Exceptions()
         self.budget = budget or Budget(time.perf_counter, exact=time.thread_time)
@@ -108,9 +121,10 @@ class Engine:
         self._limiter = Limiter()
         self._reported = Recent()
         self._started = Recent()
+        self._counted = Recent()
         self._cut = 0
         self._matched = 0
-        self._dropped: dict[str, int] = {RATE: 0, EXCEPTION: 0, DEDUPE: 0}
+        self._dropped: dict[str, int] = {RATE: 0, EXCEPTION: 0, DEDUPE: 0, COUNTED: 0}
 
     # Rules
 
@@ -118,6 +132,7 @@ class Engine:
         """Let this version serve from the next batch on, in the place of an earlier one."""
         self._limiter.adopt(rule.name, rule.spec.rate_limit)
         self.budget.forget(rule.name)
+        self.correlator.arm(rule)
         self._armed[rule.name] = rule
         self._matcher = None
 
@@ -125,10 +140,12 @@ class Engine:
         """Stop serving this rule; its bucket and counts stay, in case it returns."""
         if self._armed.pop(name, None) is not None:
             self._matcher = None
+            self.correlator.disarm(name)
 
     def forget(self, name: str) -> None:
         """The rule is gone, and so is everything kept for it."""
         self.disarm(name)
+        self.correlator.forget(name)
         self._limiter.forget(name)
         self.budget.forget(name)
         self.tallies.forget(name)
@@ -159,12 +176,19 @@ class Engine:
         self.levels.note(records)
         for index, rules in matcher.match_batch(records):
             case = Case(records[index], matcher.callers)
+            counted: list[str] = []
             for rule in rules:
-                finding = self._judge(self._armed[rule.name], case)
+                finding = self._judge(self._armed[rule.name], case, counted)
                 if finding is not None:
                     yield index, finding
+            if counted:
+                for proven in self.correlator.feed(case, case.now, counted):
+                    finding = self._correlated(proven, case)
+                    if finding is not None:
+                        yield index, finding
         if self._metrics is not None:
             self.tallies.publish(self._metrics)
+            self.correlator.publish(self._metrics)
             for level, count in self.levels.seen.items():
                 self._metrics.count("ugallu_audit_events_total", count, level=level)
             self.levels.seen.clear()
@@ -172,12 +196,13 @@ class Engine:
                 self._metrics.count("ugallu_audit_truncated_total", cut)
                 self._cut += cut
 
-    def _judge(self, rule: Armed, case: Case) -> Finding | None:
+    def _judge(self, rule: Armed, case: Case, counted: list[str]) -> Finding | None:
+        """Decide about one match; put the rule among the counted when correlations are to hear of it."""
         record = case.record
         fact = b""
         if record.stage == RECEIVED and not rule.early:
             return None
-        if len(self._started) or record.stage in _UNFINISHED:
+        if len(self._started) or len(self._counted) or record.stage in _UNFINISHED:
             fact = digest(rule.name, case.request)
             if self._started.knows(fact):
                 if record.stage not in _UNFINISHED:
@@ -190,9 +215,37 @@ class Engine:
             self._dropped[EXCEPTION] += 1
             self._settle(open_fact, now)
             return None
+        links = self.correlator.links
+        if rule.name in links.filters and (name := self.correlator.hides(rule.name, case)):
+            self.tallies.of(name).hit(case.seen_at)
+            self._dropped[EXCEPTION] += 1
+            self._settle(open_fact, now)
+            return None
+        if rule.name in links.feeds and not self._counted.knows(fact):
+            counted.append(rule.name)
+        if rule.name in links.silent:
+            self._dropped[COUNTED] += 1
+            self._settle(open_fact, now)
+            return None
+        if record.stage not in _UNFINISHED:
+            self._counted.forget(fact)
+        elif rule.name in links.feeds:
+            self._counted.note(fact, now)
+        return self._said(rule, case, case.key(rule.name), case.base, open_fact)
+
+    def _correlated(self, proven: Correlated, case: Case) -> Finding | None:
+        self._matched += 1
+        base = {**case.base, **signals_of(proven)}
+        return self._said(proven.armed, case, group_key(proven), base)
+
+    def _said(
+        self, rule: Armed, case: Case, key: str, base: Mapping[str, str], open_fact: bytes = b""
+    ) -> Finding | None:
+        """Return the finding, unless it repeats one or the rule has said enough."""
+        now = case.now
         repeat = b""
         if rule.window:
-            repeat = digest(rule.name, *([read(case) for read in rule.same] or [case.key(rule.name), case.about.key]))
+            repeat = digest(rule.name, *([read(case) for read in rule.same] or [key, case.about.key]))
             if self._reported.within(repeat, now, rule.window):
                 self._dropped[DEDUPE] += 1
                 self._settle(open_fact, now)
@@ -205,10 +258,10 @@ class Engine:
         finding = Finding(
             type=rule.type,
             about=case.about,
-            key=case.key(rule.name),
+            key=key,
             severity=rule.spec.emit.severity,
             event_class=rule.spec.emit.class_,
-            signals=rule.signals.of(case, case.base),
+            signals=rule.signals.of(case, base),
             detected_at=case.seen_at,
             experimental=rule.experimental,
         )
@@ -248,13 +301,15 @@ class Engine:
         """Return books, counts, buckets and memories."""
         return msgspec.msgpack.encode(
             State(
-                format=1,
+                format=2,
                 matched=self._matched,
                 dropped=self._dropped,
                 tallies=self.tallies.snapshot(),
                 buckets=self._limiter.snapshot(),
                 reported=self._reported.snapshot(),
                 started=self._started.snapshot(),
+                counted=self._counted.snapshot(),
+                correlations=self.correlator.snapshot(),
             )
         )
 
@@ -264,7 +319,7 @@ class Engine:
             kept = msgspec.msgpack.decode(state, type=State)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise PermanentError(f"unreadable state: {error}", where="audit-detection rules") from error
-        if kept.format != 1:
+        if kept.format not in _FORMATS:
             raise PermanentError(f"state of format {kept.format}", where="audit-detection rules", fix="update ugallu")
         self._matched = kept.matched
         self._dropped = {**dict.fromkeys(self._dropped, 0), **kept.dropped}
@@ -272,6 +327,8 @@ class Engine:
         self._limiter.restore(kept.buckets)
         self._reported.restore(kept.reported)
         self._started.restore(kept.started)
+        self._counted.restore(kept.counted)
+        self.correlator.restore(kept.correlations)
 
     def books(self) -> Mapping[str, int]:
         """Return `matched` (rule and request, whatever the stage; reports of limiters too) and `dropped.<reason>`."""

@@ -33,6 +33,7 @@ from ugallu.sdk import (
 )
 from ugallu_audit_detection import conditions
 from ugallu_audit_detection.arming import Armed, arm, failure
+from ugallu_audit_detection.correlation.status import with_links
 from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.lastgood import LastGood
 from ugallu_audit_detection.shares import EARLIER, Sums, folded, shares, sums
@@ -260,7 +261,7 @@ class Rules:
                 self._clock.now(),
                 slow=self._engine.budget.slow(known.armed.name),
             )
-        return said
+        return with_links(said, known.armed, self._engine.correlator)
 
     # The last counts of a process that stops
 

@@ -224,7 +224,7 @@ def test_an_exception_holds_until_it_expires() -> None:
     made = engine(rule)
     findings = run(made, [at(0, user=user), at(1), at(600, user=user)])
     assert [f.signals["user"] for f in findings] == ["alice", "system:serviceaccount:backup:runner"]
-    assert made.books() == {"matched": 3, "dropped.rule_rate_limit": 0, "dropped.exception": 1, "dropped.dedupe": 0}
+    assert {name: count for name, count in made.books().items() if count} == {"matched": 3, "dropped.exception": 1}
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ def test_metrics_count_each_match_once() -> None:
 def test_a_state_of_another_format_is_refused() -> None:
     """A downgrade says so instead of counting wrong."""
     good = Engine().snapshot()
-    for bad in (b"", b"\xc1", good.replace(b"\x01", b"\x02", 1), msgspec.msgpack.encode([1, 2])):
+    for bad in (b"", b"\xc1", good.replace(b"\x02", b"\x03", 1), msgspec.msgpack.encode([1, 2])):
         with pytest.raises(PermanentError):
             Engine().restore(bad)
 
