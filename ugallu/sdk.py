@@ -11,8 +11,9 @@ from ugallu.api.audit import (
     response_of,
     user_of,
 )
+from ugallu.api.bridge import BridgeSilence
 from ugallu.api.catalog import CATALOGUE, EventClass, EventType, Severity
-from ugallu.api.detection import AuditDetectionConfig, AuditDetectionConfigSpec
+from ugallu.api.detection import AuditDetectionConfig, AuditDetectionConfigSpec, AuditDetectionConfigStatus
 from ugallu.api.event import (
     LABEL_EXPERIMENTAL,
     MAX_SIGNAL_BYTES,
@@ -61,6 +62,8 @@ from ugallu.api.sigma import (
     WhenUnknown,
 )
 from ugallu.api.subject import Clue, ExternalKind, Subject, external
+from ugallu.bus.hub import Hub as EventBus
+from ugallu.bus.lanes import check_consumer
 from ugallu.clock import Clock
 from ugallu.cluster.port import ANY, Cluster, Key, NotFoundError, Preconditions, View, key_of
 from ugallu.emit.port import Emitter
@@ -86,6 +89,7 @@ from ugallu.operator.contract import (
 )
 from ugallu.operator.platform import Platform
 from ugallu.pace import TokenBucket
+from ugallu.sources.bridge import SilentBridge
 
 __all__ = [
     "ANY",
@@ -97,12 +101,14 @@ __all__ = [
     "After",
     "AuditDetectionConfig",
     "AuditDetectionConfigSpec",
+    "AuditDetectionConfigStatus",
     "AuditObject",
     "AuditRecord",
     "AuditResponse",
     "AuditUser",
     "Batch",
     "BatchDetector",
+    "BridgeSilence",
     "Checkpoint",
     "Clock",
     "Clue",
@@ -114,6 +120,7 @@ __all__ = [
     "Decision",
     "Detector",
     "Emitter",
+    "EventBus",
     "EventClass",
     "EventType",
     "EvidenceRef",
@@ -161,6 +168,7 @@ __all__ = [
     "SigmaRule",
     "SigmaRuleSpec",
     "SigmaRuleStatus",
+    "SilentBridge",
     "Source",
     "SourceRef",
     "Subject",
@@ -173,6 +181,7 @@ __all__ = [
     "WhenUnknown",
     "Wire",
     "Workload",
+    "check_consumer",
     "decode_strict",
     "duration",
     "encode",

@@ -59,6 +59,24 @@ class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What may lie on disk, acknowledged and not yet read; when it is full, callers get 503 and Retry-After."""
 
 
+class RelaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The event bus of an audit-detection in another process, read as one more source; no address: none."""
+
+    addresses: tuple[str, ...] = ()
+    """`HOST:PORT`; of a name every address that it has, which is every replica behind a headless Service."""
+    consumer: str = ""
+    """The consumer that AuditDetectionConfig declares; empty: the one operator that is enabled."""
+    ca: str = ""
+    """CA of the servers' certificate, PEM; empty: the machine's own."""
+    token_file: str = ""
+    """File with the bearer token to show; read again for every connection."""
+    tls_cert: str = ""
+    tls_key: str = ""
+    """Certificate to show, PEM; read again for every connection."""
+    plaintext: bool = False
+    """No TLS: anybody on the way reads along, and may pass for the server."""
+
+
 class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where audit events come from."""
 
@@ -71,6 +89,7 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_line_bytes: Annotated[int, msgspec.Meta(ge=MIN_LINE)] = 64 << 20
     """Longer lines are counted, not kept."""
     webhook: WebhookSettings = WebhookSettings()
+    bus: RelaySettings = RelaySettings()
 
 
 class EmitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,6 +157,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     instance: str = msgspec.field(default_factory=socket.gethostname)
     grace_seconds: Seconds = 25.0
     """From SIGTERM to the end; below the 30 s that Kubernetes grants."""
+    secrets: str = "/etc/ugallu/secrets"
+    """Directory with a folder for each Secret that a config object names, a file for each of its keys."""
     seal: bool = True
     """Sign, log and archive events; off for `replay --no-seal`."""
     evidence: Literal["", "local"] = ""

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ugallu.sdk import (
     CATALOGUE,
     AuditDetectionConfig,
     AuditDetectionConfigSpec,
+    Detector,
+    EventBus,
     Grant,
     Operator,
     Parts,
@@ -16,11 +19,15 @@ from ugallu.sdk import (
     Port,
     Resource,
     Service,
+    SilentBridge,
     Workload,
+    utc_seconds,
 )
+from ugallu_audit_detection import bus
 from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.lastgood import LastGood
 from ugallu_audit_detection.pulse import Watch
+from ugallu_audit_detection.redact import redacted, scrubbed
 from ugallu_audit_detection.rules import Rules
 
 _GROUP = "security.ugallu.io"
@@ -37,18 +44,34 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
     grants = (
         Grant(_GROUP, ("sigmarules",), ("get", "list", "watch")),
         Grant(_GROUP, ("sigmarules/status",), ("patch",)),
+        Grant(_GROUP, ("auditdetectionconfigs",), ("get",), names=(bus.NAME,)),
     )
     placement = Placement.EVERY_REPLICA
     workload = Workload(
-        ports=(Port("webhook", 8443, service=443),),
-        secrets=("ugallu-audit-webhook-tls", "ugallu-audit-webhook-token"),
+        ports=(Port("webhook", 8443, service=443), Port("bus", 8444, service=8444, headless=True)),
+        secrets=(
+            "ugallu-audit-webhook-tls",
+            "ugallu-audit-webhook-token",
+            "ugallu-audit-bus-tls",
+            "ugallu-audit-bus-token",
+            "ugallu-audit-bus-client-ca",
+        ),
         memory="256Mi",
         durable=True,
     )
 
+    def __init__(self) -> None:
+        self._bus: EventBus | None = None
+        self._state = bus.State()
+
     def build(self, config: AuditDetectionConfigSpec, platform: Platform) -> Parts:
-        """Return engine, rule reconciler, and where a live stream is followed the watch over it."""
-        _check(config)
+        """Return engine, rule reconciler, the event bus if it is asked for, and the watch over a live stream."""
+        try:
+            bus.check(config)
+        except PermanentError as error:
+            self._state.invalid = str(error)
+            raise
+        self._state.invalid, self._state.loaded_at = "", utc_seconds(platform.clock.now())
         engine = Engine(platform.metrics)
         rules = Rules(
             engine,
@@ -64,26 +87,34 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
             services.append(
                 Watch(engine.pulse, emitter=platform.emitter, clock=platform.clock, identity=platform.identity)
             )
-        bus = config.event_bus is not None and config.event_bus.enabled
+        served = self._served(config, platform)
+        detectors: list[Detector[Any]] = [engine]
+        if served is not None:
+            detectors.insert(0, bus.Feeder(served))
+            services += [bus.Serving(served, config), bus.Losses(served, platform.emitter, platform.clock)]
+        if audit.follow:
+            services.append(bus.Status(served, self._state, platform.cluster, platform.clock))
+        if audit.bus.addresses:
+            detectors.append(SilentBridge(platform.identity))
+        return Parts(detectors=detectors, reconcilers=[rules], services=services, ready=rules.ready)
 
-        def ready() -> str:
-            return "eventBus.enabled: this release has no event bus" if bus else rules.ready()
-
-        return Parts(detectors=[engine], reconcilers=[rules], services=services, ready=ready)
+    def _served(self, config: AuditDetectionConfigSpec, platform: Platform) -> EventBus | None:
+        """Return the bus: the same one as long as it is asked for, whatever else changes."""
+        if config.event_bus is None or not config.event_bus.enabled:
+            self._bus = None
+        elif self._bus is None:
+            self._bus = EventBus(
+                redacted,
+                scrubbed,
+                secrets=Path(platform.settings.secrets),
+                clock=platform.clock,
+                metrics=platform.metrics,
+                log=platform.log,
+            )
+        return self._bus
 
     def resources(self, paths: Sequence[Path]) -> Sequence[Resource]:
         """Return the SigmaRules in these files."""
         from ugallu_audit_detection.files import objects
 
         return objects(paths)
-
-
-def _check(config: AuditDetectionConfigSpec) -> None:
-    names = [consumer.name for consumer in config.consumers]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or "" in names:
-        raise PermanentError(
-            f"the consumer {twice[0]!r} stands twice" if twice else "a consumer without a name",
-            where=f"AuditDetectionConfig/default: spec.consumers[{names.index(twice[0] if twice else '')}].name",
-            fix="give each consumer a name of its own",
-        )

@@ -36,7 +36,8 @@ class Batch(msgspec.Struct, Generic[O_co], frozen=True):
 
     `first` numbers the first observation since the source's very first start, so a reader that crashed can skip
     what it has already journalled. `resume` is the source's own opaque position behind the last observation (empty:
-    the source cannot be rewound). `counts` are the source's books, cumulative since its first start.
+    the source cannot be rewound). `counts` are the source's books, cumulative since its first start. `lost` is how many
+    observations the source itself lost since the batch before: whoever reads is told.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Batch(msgspec.Struct, Generic[O_co], frozen=True):
     observations: Sequence[O_co]
     resume: bytes = b""
     counts: dict[str, int] = {}
+    lost: int = 0
 
 
 class Finding(msgspec.Struct, frozen=True):

@@ -113,6 +113,9 @@ class LocalBus:
         Whoever has room gets it at once; then a batch that can be read again waits for the others, one after another.
         """
         self._check_open(batch)
+        if batch.lost:
+            for ring in self._rings.get(observes, ()):
+                self.lost(observes, batch.source, ring.name, batch.lost)
         full = [ring for ring in self._rings.get(observes, ()) if not ring.push(batch)]
         if not full:
             # A publisher whose rings always have room must still let its readers run.

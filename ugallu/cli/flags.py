@@ -34,6 +34,7 @@ FLAGS: Final = (
         "H:P",
     ),
     Flag("--kubernetes-account", "kubernetes.account", "where the Pod's token, CA and namespace are mounted", "DIR"),
+    Flag("--secrets", "secrets", "where Secrets are mounted, a folder each (default: /etc/ugallu/secrets)", "DIR"),
     Flag("--evidence", "evidence", "local: key, log and store in --state, also on Kubernetes", "local"),
     Flag("--no-seal", "seal", "do not sign, log and archive events", fixed=False),
     Flag("--audit-log", "audit.files", "audit log to read; again for more", "FILE", many=True),
@@ -48,6 +49,13 @@ FLAGS: Final = (
     Flag("--webhook-anonymous", "audit.webhook.anonymous", "serve callers that prove nothing", fixed=True),
     Flag("--webhook-max-body-bytes", "audit.webhook.max_body_bytes", "refuse larger requests (default: 64 MiB)", "N"),
     Flag("--webhook-spool-bytes", "audit.webhook.spool_bytes", "acknowledged and unread, on disk (1 GiB)", "N"),
+    Flag("--audit-bus", "audit.bus.addresses", "read the event bus of another process", "HOST:PORT,...", many=True),
+    Flag("--audit-bus-consumer", "audit.bus.consumer", "as which consumer (default: the one operator enabled)", "NAME"),
+    Flag("--audit-bus-ca", "audit.bus.ca", "CA of its certificate, PEM (default: the machine's)", "FILE"),
+    Flag("--audit-bus-token-file", "audit.bus.token_file", "bearer token to show", "FILE"),
+    Flag("--audit-bus-cert", "audit.bus.tls_cert", "certificate to show, PEM", "FILE"),
+    Flag("--audit-bus-key", "audit.bus.tls_key", "its key, PEM", "FILE"),
+    Flag("--audit-bus-plaintext", "audit.bus.plaintext", "no TLS", fixed=True),
     Flag("--fold-window-seconds", "emit.fold_window_seconds", "equal findings this close become one event (600)", "S"),
     Flag("--objects-per-hour", "emit.objects_per_hour", "budget of events below high (default: 20000)", "N"),
     Flag(
@@ -64,6 +72,10 @@ FLAGS: Final = (
     Flag("--log-level", "log.level", "debug, info, warning or error (default: info)", "LEVEL"),
     Flag("--log-format", "log.format", "json, console or auto (default)", "FORMAT"),
 )
+
+
+_COMMAS: Final = frozenset({"enable", "audit.bus.addresses"})
+"""Settings whose flag takes several values at once."""
 
 
 def add(parser: argparse.ArgumentParser, settings: Iterable[str] | None = None) -> None:
@@ -87,7 +99,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
         value = getattr(args, f"set {flag.setting}", None)
         if value is None:
             continue
-        if flag.setting == "enable":
+        if flag.setting in _COMMAS:
             value = [name for part in value for name in part.split(",") if name]
         *groups, name = flag.setting.split(".")
         place = found

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ugallu.manifests.document import Document
-from ugallu.manifests.names import PRIVILEGED, SYSTEM, metadata, selector
+from ugallu.manifests.names import APP, PRIVILEGED, SYSTEM, metadata, selector
 from ugallu.manifests.pods import METRICS
 from ugallu.manifests.roles import Role
 
@@ -19,6 +19,13 @@ DNS_PODS: Final = {
     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
     "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
 }
+OURS: Final = [
+    {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": APP}},
+    }
+    for namespace in (SYSTEM, PRIVILEGED)
+]
 MONITORING: Final = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 
 
@@ -42,15 +49,22 @@ def of_namespaces(*, strict: bool) -> Iterator[Document]:
 
 
 def of_role(role: Role) -> Iterator[Document]:
-    """Yield what opens the ports that a role serves."""
-    ports = [_port("TCP", port.number) for port in role.workload.ports if port.service]
-    if ports:
-        yield _policy(
-            f"{role.account}-serves",
-            role.namespace,
-            role.name,
-            {**_in([], ports), "podSelector": {"matchLabels": selector(role.name)}},
-        )
+    """Yield what opens the ports that a role serves: to everybody, or to our own Pods, which then may call it."""
+    served = [port for port in role.workload.ports if port.service]
+    pods = {"podSelector": {"matchLabels": selector(role.name)}}
+    rules = [
+        {"ports": [_port("TCP", port.number) for port in ports], **({"from": OURS} if own else {})}
+        for own in (False, True)
+        if (ports := [port for port in served if port.headless is own])
+    ]
+    if rules:
+        spec = {"policyTypes": ["Ingress"], "ingress": rules, **pods}
+        yield _policy(f"{role.account}-serves", role.namespace, role.name, spec)
+    own = [_port("TCP", port.number) for port in served if port.headless]
+    if own:
+        place = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": role.namespace}}}
+        for namespace in (SYSTEM, PRIVILEGED):
+            yield _policy(f"{role.account}-is-read", namespace, role.name, _out([{**place, **pods}], own))
 
 
 def _policy(name: str, namespace: str, component: str, spec: dict[str, Any]) -> Document:

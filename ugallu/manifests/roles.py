@@ -184,8 +184,9 @@ def _audit_file(operator: type[Operator[Any]]) -> Role:
     workload = replace(
         operator.workload,
         namespace=Namespace.PRIVILEGED,
-        ports=(),
-        secrets=(),
+        # Nobody posts to it; its bus is what other Pods read, wherever the log comes from.
+        ports=tuple(port for port in operator.workload.ports if port.headless),
+        secrets=tuple(name for name in operator.workload.secrets if name not in (WEBHOOK_TLS, WEBHOOK_TOKEN)),
         host_paths=(HostPath(AUDIT_DIRECTORY, "the API server's audit log, which only root may read"),),
     )
     return replace(

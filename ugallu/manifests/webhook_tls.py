@@ -1,12 +1,15 @@
-"""The audit webhook's certificate, for clusters with cert-manager: a CA of its own, because API servers must pin it."""
+"""Certificates of what audit-detection serves, for clusters with cert-manager: from a CA of our own, to be pinned."""
 
 from collections.abc import Iterator
 from typing import Any
 
+from ugallu.api.detection import BUS_TLS
 from ugallu.manifests.document import Document
 from ugallu.manifests.names import SYSTEM, WEBHOOK_TLS, metadata
 
 SERVICE = "ugallu-audit-detection-webhook"
+BUS = "ugallu-audit-detection-bus"
+BUS_CLIENT = "ugallu-audit-bus-client"
 CA = "ugallu-audit-webhook-ca"
 
 
@@ -40,6 +43,35 @@ def documents() -> Iterator[Document]:
             "privateKey": key,
             "secretName": WEBHOOK_TLS,
             "usages": ["server auth"],
+        },
+    )
+
+    names = (f"{BUS}.{SYSTEM}.svc", f"{BUS}.{SYSTEM}.svc.cluster.local")
+    yield _object(
+        "Certificate",
+        BUS_TLS,
+        {
+            "dnsNames": list(names),
+            "duration": "2160h",
+            "renewBefore": "720h",
+            "issuerRef": {"kind": "Issuer", "name": CA},
+            "privateKey": key,
+            "secretName": BUS_TLS,
+            "usages": ["server auth"],
+        },
+    )
+    # What a consumer shows, and the CA that it asks for, without the server's key.
+    yield _object(
+        "Certificate",
+        BUS_CLIENT,
+        {
+            "commonName": BUS_CLIENT,
+            "duration": "2160h",
+            "renewBefore": "720h",
+            "issuerRef": {"kind": "Issuer", "name": CA},
+            "privateKey": key,
+            "secretName": BUS_CLIENT,
+            "usages": ["client auth"],
         },
     )
 

@@ -67,6 +67,7 @@ def _services(role: Role) -> Iterator[Document]:
             "metadata": metadata(service_of(role, port), role.name, role.namespace),
             "spec": {
                 "type": "ClusterIP",
+                **({"clusterIP": "None"} if port.headless else {}),
                 # What a Pod acknowledges is on its disk, ready or not; a batch nobody takes is lost to the API server.
                 "publishNotReadyAddresses": True,
                 "selector": selector(role.name),

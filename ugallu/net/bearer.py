@@ -1,4 +1,4 @@
-"""`BearerToken`: one secret that callers show, from a file that may be replaced at any time."""
+"""`BearerToken`: one secret that callers show, from a file that may be replaced at any time; `read_token` shows it."""
 
 import hashlib
 import hmac
@@ -33,10 +33,17 @@ class BearerToken:
         return hmac.compare_digest(shown, self._digest) and scheme.lower() == "bearer"
 
     def _load(self) -> bytes:
-        (content,) = self._files.read()
-        token = content.strip()
-        if not token or any(byte <= 0x20 or byte >= 0x7F for byte in token):
-            raise PermanentError(
-                "holds no token", where=str(self._files.paths[0]), fix="write one line of printable characters"
-            )
-        return hashlib.sha256(token).digest()
+        return hashlib.sha256(_token_in(self._files)).digest()
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file, as a caller shows it; raises `PermanentError` as `BearerToken` does."""
+    return _token_in(Watched(path)).decode("ascii")
+
+
+def _token_in(files: Watched) -> bytes:
+    (content,) = files.read()
+    token = content.strip()
+    if not token or any(byte <= 0x20 or byte >= 0x7F for byte in token):
+        raise PermanentError("holds no token", where=str(files.paths[0]), fix="write one line of printable characters")
+    return token

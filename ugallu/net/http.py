@@ -8,12 +8,10 @@ aiohttp costs a process some 15 MiB: import this module where a server is config
 """
 
 import asyncio
-import errno
 import logging
 import socket
 import ssl
 import zlib
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -26,14 +24,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError
 from ugallu.logs import Logger
-from ugallu.net.address import split_address
 from ugallu.net.bearer import BearerToken
+from ugallu.net.listen import Doors, bind
 from ugallu.net.room import Room
 from ugallu.net.tls import ServerTls
 from ugallu.pace import TokenBucket
 
 RELOAD_SECONDS: Final = 5.0
-_BACKLOG: Final = 512
 _LINE_BYTES: Final = 8190
 _READ_BYTES: Final = 1 << 18
 _LINGER_SECONDS: Final = 2.0
@@ -124,7 +121,7 @@ class HttpsServer:
             # Ours is bounded in what it unpacks, and knows a stream that was cut.
             auto_decompress=False,
         )
-        self._peers: Counter[str] = Counter()
+        self._doors = Doors(limits.connections, limits.per_address, clock=clock, refused=self._refused)
         self._busy: set[object] = set()
         self._draining = False
         self._calm = anyio.Event()
@@ -135,12 +132,12 @@ class HttpsServer:
 
         Raises `PermanentError` when the address cannot be had.
         """
-        with _bind(self._address) as listener:
+        with bind(self._address) as listener:
             try:
                 async with anyio.create_task_group() as tg:
                     tg.start_soon(self._refresh)
                     task_status.started(listener.getsockname()[1])
-                    await self._accept(listener, tg)
+                    await self._doors.admit(listener, tg, self._converse)
             finally:
                 listener.close()
                 with anyio.CancelScope(shield=True):
@@ -148,37 +145,10 @@ class HttpsServer:
 
     # Connections
 
-    async def _accept(self, listener: socket.socket, tg: anyio.abc.TaskGroup) -> None:
-        loop = asyncio.get_running_loop()
-        places = anyio.Semaphore(self._limits.connections)
-        while True:
-            await places.acquire()
-            try:
-                caller, peer = await loop.sock_accept(listener)
-            except OSError as error:  # out of descriptors, or the caller is gone already
-                places.release()
-                self._complain("cannot accept a connection", error=error.strerror or str(error))
-                await self._clock.sleep(0.1)
-                continue
-            except BaseException:
-                places.release()
-                raise
-            tg.start_soon(self._serve_connection, caller, str(peer[0]), places)
-
-    async def _serve_connection(self, caller: socket.socket, peer: str, places: anyio.Semaphore) -> None:
-        self._peers[peer] += 1
-        try:
-            if self._peers[peer] > self._limits.per_address:
-                caller.close()
-                self._told(UNTRUSTED)
-                self._complain("too many connections from one address", peer=peer)
-                return
-            await self._converse(caller, peer)
-        finally:
-            self._peers[peer] -= 1
-            if not self._peers[peer]:
-                del self._peers[peer]
-            places.release()
+    def _refused(self, event: str, peer: str, error: str) -> None:
+        if peer:
+            self._told(UNTRUSTED)
+        self._complain(event, **{name: text for name, text in (("peer", peer), ("error", error)) if text})
 
     async def _converse(self, caller: socket.socket, peer: str) -> None:
         try:
@@ -349,27 +319,3 @@ def _quiet(log: Logger) -> logging.Logger:
     found = logging.Logger("ugallu.net.http", logging.ERROR)  # noqa: LOG001 - a tree of its own
     found.addHandler(_Faults(log))
     return found
-
-
-def _bind(address: str) -> socket.socket:
-    host, port = split_address(address)
-    try:
-        listener = _listener(host, port)
-    except OSError as error:
-        raise PermanentError(
-            f"cannot listen: {error.strerror or error}", where=address, fix="choose another address, or free this one"
-        ) from error
-    listener.setblocking(False)
-    return listener
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    if host:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    try:
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise
-    return socket.create_server(("", port), backlog=_BACKLOG)  # a machine without IPv6

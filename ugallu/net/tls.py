@@ -1,6 +1,7 @@
 """`ServerTls`: a server's certificate, and whom it lets in, from PEM files that may be replaced at any time.
 
 Each version of the files is a context of its own: nothing of an old one (sessions, tickets) opens a door of a new one.
+`client_context` is the other side: whom we trust, and who we are.
 """
 
 import ssl
@@ -17,11 +18,14 @@ _KEY: Final = b"PRIVATE KEY-----"
 class ServerTls:
     """TLS 1.2 and later; with a client CA, only callers with a certificate of that CA come in."""
 
-    def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
+    def __init__(
+        self, certificate: Path, key: Path, client_ca: Path | None = None, *, protocol: str = "http/1.1"
+    ) -> None:
         """Read the files; raises `PermanentError` naming the one that cannot be used, and what to do."""
         self._certificate = certificate
         self._key = key
         self._client_ca = client_ca
+        self._protocol = protocol
         self._files = Watched(certificate, key, *([client_ca] if client_ca else []))
         self.context = self._load()
         """For new connections; those that are open keep the one that they came with."""
@@ -52,7 +56,7 @@ class ServerTls:
         # A resumed session would not show its certificate again.
         context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
         context.num_tickets = 0
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([self._protocol])
         try:
             # Without a password of ours OpenSSL would ask at the terminal.
             context.load_cert_chain(self._certificate, self._key, password="")
@@ -85,3 +89,30 @@ class ServerTls:
             where=str(self._certificate),
             fix="write both as PEM, the key without a pass phrase",
         )
+
+
+def client_context(
+    ca: Path | None, certificate: Path | None = None, key: Path | None = None, *, protocol: str = "http/1.1"
+) -> ssl.SSLContext:
+    """Return how to call a server that `ca` vouches for (None: the machine's own), with a certificate or without.
+
+    Raises `PermanentError` naming the file that cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(ca) if ca else None)
+    except (ssl.SSLError, OSError) as error:
+        raise PermanentError(
+            "holds no valid certificate", where=str(ca), fix="write the CA's certificate as PEM"
+        ) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols([protocol])
+    if certificate is not None:
+        try:
+            context.load_cert_chain(certificate, key, password="")
+        except (ssl.SSLError, OSError) as error:
+            raise PermanentError(
+                f"cannot be used, or its key in {key} cannot",
+                where=str(certificate),
+                fix="write both as PEM, the key without a pass phrase",
+            ) from error
+    return context

@@ -176,6 +176,8 @@ class Port:
     name: str
     number: int
     service: int = 0
+    headless: bool = False
+    """Whether the Service's name leads to every Pod and not to one of them, for readers that want all; ours alone."""
 
 
 @dataclass(frozen=True, slots=True)

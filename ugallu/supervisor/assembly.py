@@ -12,12 +12,13 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ugallu import __version__
 from ugallu.api.audit import AuditRecord
+from ugallu.api.bridge import BridgeSilence
 from ugallu.api.event import ClusterIdentity
 from ugallu.api.observation import Checkpoint
 from ugallu.bus.bus import LocalBus
@@ -45,6 +46,9 @@ from ugallu.supervisor.positions import Positions
 from ugallu.supervisor.reach import reach
 from ugallu.supervisor.registry import choose, installed
 from ugallu.supervisor.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from ugallu.sources.relay import AuditRelay
 
 JOURNAL = "journal"
 SEALERS = ("attestor",)
@@ -326,6 +330,10 @@ def shared_sources(
             log=log,
         )
 
+    relay = _relay(settings, clock, metrics, log, checkpoints)
+    if relay is not None:
+        served = [*served, relay]
+
     def audit() -> Sequence[Source]:
         if not settings.audit.files:
             return served
@@ -334,7 +342,30 @@ def shared_sources(
         files = audit_files(settings.audit, clock=clock, metrics=metrics, log=log)
         return once([*files, *served], settings.state_dir, clock=clock, metrics=metrics, log=log) if served else files
 
-    return {AuditRecord: audit}
+    def silences() -> Sequence[Source]:
+        from ugallu.sources.relay import RelayWatch
+
+        return [RelayWatch(relay, clock)] if relay is not None else ()
+
+    return {AuditRecord: audit, **({BridgeSilence: silences} if relay is not None else {})}
+
+
+def _relay(
+    settings: Settings,
+    clock: Clock,
+    metrics: Metrics,
+    log: Logger,
+    checkpoints: Callable[[str], Sequence[Checkpoint]],
+) -> "AuditRelay | None":
+    if not settings.audit.bus.addresses or not settings.audit.follow:
+        return None
+    from ugallu.sources.relay import AuditRelay
+
+    # An operator is declared as a consumer under its own name.
+    consumer = settings.audit.bus.consumer or (settings.enable[0] if len(settings.enable) == 1 else "")
+    return AuditRelay(
+        settings.audit.bus, consumer=consumer, checkpoints=checkpoints, clock=clock, metrics=metrics, log=log
+    )
 
 
 def _election(

@@ -20,6 +20,7 @@ from ugallu.operator.platform import Platform
 from ugallu.settings import AuditSettings, Settings
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import memory_cluster
+from ugallu_audit_detection.bus import Feeder
 from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.operator import AuditDetection
 
@@ -59,13 +60,15 @@ def test_it_may_touch_little() -> None:
     assert {(resource, grant.verbs) for grant in AuditDetection.grants for resource in grant.resources} == {
         ("sigmarules", ("get", "list", "watch")),
         ("sigmarules/status", ("patch",)),
+        ("auditdetectionconfigs", ("get",)),
     }
 
 
 def test_the_watch_is_for_live_logs(tmp_path: Path) -> None:
     """A replay's input ends; its silence means nothing."""
     assert [service.name for service in build(tmp_path).services] == ["rule counts"]
-    assert [service.name for service in build(tmp_path, follow=True).services] == ["rule counts", "stream watch"]
+    live = [service.name for service in build(tmp_path, follow=True).services]
+    assert live == ["rule counts", "stream watch", "event bus status"]
     assert isinstance(build(tmp_path).detectors[0], Engine)
 
 
@@ -74,10 +77,12 @@ def test_without_rules_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
     assert build(tmp_path).ready() == ""
 
 
-def test_a_bus_that_is_asked_for_and_not_there_is_said(tmp_path: Path) -> None:
-    """Detection works, readiness tells the truth."""
-    assert "no event bus" in build(tmp_path, spec(eventBus={"enabled": True})).ready()
-    assert build(tmp_path, spec(eventBus={"enabled": False})).ready() == ""
+def test_the_bus_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
+    """It costs nothing else: no part, no library."""
+    assert len(build(tmp_path, spec(eventBus={"enabled": False})).detectors) == 1
+    parts = build(tmp_path, spec(eventBus={"enabled": True}))
+    assert [service.name for service in parts.services] == ["rule counts", "event bus", "event bus losses"]
+    assert isinstance(parts.detectors[0], Feeder)
 
 
 @pytest.mark.parametrize(

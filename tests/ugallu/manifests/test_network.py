@@ -1,5 +1,7 @@
 """Who may talk to whom."""
 
+import pytest
+
 from ugallu.manifests.network import of_namespaces, of_role
 from ugallu.manifests.roles import roles
 from ugallu.supervisor.registry import installed
@@ -25,7 +27,21 @@ def test_strict_leaves_no_way_to_an_unknown_address() -> None:
 def test_a_role_opens_what_it_serves_for_its_own_pods() -> None:
     """The webhook's port is open on the Pods of the webhook, and on no others."""
     opened = {role.name: list(of_role(role)) for role in roles([line.load() for line in installed().values()])}
-    (policy,) = opened["audit-webhook"]
+    policy, *_ = opened["audit-webhook"]
     assert policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "audit-webhook"
-    assert policy["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8443}]}]
-    assert opened["attestor"] == opened["audit-file"] == []
+    assert policy["spec"]["ingress"][0] == {"ports": [{"protocol": "TCP", "port": 8443}]}
+    assert opened["attestor"] == []
+
+
+@pytest.mark.parametrize("name", ["audit-webhook", "audit-file"])
+def test_the_bus_is_open_to_our_own_pods(name: str) -> None:
+    """Pods of ours, wherever they run, may call it, and it lets in nobody else."""
+    (role,) = [role for role in roles([line.load() for line in installed().values()]) if role.name == name]
+    policy, *readers = of_role(role)
+    (rule,) = [rule for rule in policy["spec"]["ingress"] if {"protocol": "TCP", "port": 8444} in rule["ports"]]
+    assert [peer["podSelector"]["matchLabels"] for peer in rule["from"]] == 2 * [{"app.kubernetes.io/name": "ugallu"}]
+    assert {each["metadata"]["namespace"] for each in readers} == {"ugallu-system", "ugallu-system-privileged"}
+    for each in readers:
+        (out,) = each["spec"]["egress"]
+        assert out["ports"] == [{"protocol": "TCP", "port": 8444}]
+        assert out["to"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == name

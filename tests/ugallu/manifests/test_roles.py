@@ -175,7 +175,7 @@ def test_local_may_do_what_its_operators_may() -> None:
     assert {operator.name for operator in together.operators} == {operator.name for operator in ours()}
     assert template(together)["spec"]["containers"][0]["args"][2].split(",") == [o.name for o in together.operators]
     assert together.settings["evidence"] == "local"
-    assert kinds(together) == ["Service", "PersistentVolumeClaim", "Deployment"]
+    assert kinds(together) == ["Service", "Service", "PersistentVolumeClaim", "Deployment"]
 
 
 def test_a_node_agent_does_not_fit_into_a_restricted_pod() -> None:

@@ -1,0 +1,39 @@
+"""`SilentBridge`: the detector of an operator whose audit stream comes from another process."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from ugallu.api.bridge import BridgeSilence
+from ugallu.api.catalog import CATALOGUE
+from ugallu.api.event import ClusterIdentity
+from ugallu.api.meta import utc_seconds
+from ugallu.api.observation import Finding
+from ugallu.api.snapshots import ClusterSubject
+from ugallu.api.subject import Subject
+
+_SILENT: Final = CATALOGUE["AuditBridgeSilent"]
+
+
+class SilentBridge:
+    """Reports each silence of the bus once: whoever hears nothing must not take it for peace."""
+
+    observes = BridgeSilence
+
+    def __init__(self, identity: ClusterIdentity) -> None:
+        self._identity = identity
+
+    def inspect(self, seen: BridgeSilence) -> Iterator[Finding]:
+        """Return the one finding."""
+        identity = self._identity
+        cluster = ClusterSubject(cluster_id=identity.cluster_id, cluster_name=identity.cluster_name)
+        yield Finding(
+            _SILENT,
+            Subject(kind="Cluster", name=identity.cluster_name or identity.cluster_id or "cluster", cluster=cluster),
+            key=f"{seen.server}|{seen.consumer}",
+            signals={
+                "bus.server": seen.server,
+                "bus.consumer": seen.consumer,
+                "silent.since": utc_seconds(seen.since).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "reason": seen.why,
+            },
+        )
