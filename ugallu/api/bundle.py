@@ -11,6 +11,7 @@ from ugallu.api.meta import AGE, Column, Conditions, Kind, ObjectReference, Reso
 from ugallu.api.scalars import Int64
 
 LABEL_EVENT_UID = "ugallu.io/security-event-uid"
+LABEL_RESPONSE_UID = "ugallu.io/event-response-uid"
 LABEL_SOURCE_UID = "ugallu.io/source-uid"
 
 

@@ -1,4 +1,4 @@
-"""What stays in memory of events and bundles: who they are and how far they have come.
+"""What stays in memory of events, responses and bundles: who they are and how far they have come.
 
 There are tens of thousands of them, nearly all sealed, and who has to do with one reads the whole of it then.
 """
@@ -9,6 +9,7 @@ from typing import ClassVar
 from ugallu.api.bundle import AttestationBundle, BundlePhase
 from ugallu.api.event import ClusterIdentity, EventPhase, SecurityEvent
 from ugallu.api.meta import Kind, ObjectReference, Resource, Wire
+from ugallu.api.response import EventResponse, ResponsePhase
 
 
 class EventMarkSpec(Wire, frozen=True, kw_only=True):
@@ -29,6 +30,32 @@ class EventMark(Resource, frozen=True, kw_only=True):
     kind_info: ClassVar[Kind] = SecurityEvent.kind_info
     spec: EventMarkSpec = EventMarkSpec()
     status: EventMarkStatus = EventMarkStatus()
+
+
+class ResponseParent(Wire, frozen=True, kw_only=True):
+    """The event that is answered."""
+
+    uid: str = ""
+
+
+class ResponseMarkSpec(Wire, frozen=True, kw_only=True):
+    """What is answered."""
+
+    security_event_ref: ResponseParent = ResponseParent()
+
+
+class ResponseMarkStatus(Wire, frozen=True, kw_only=True):
+    """How far the action has come."""
+
+    phase: ResponsePhase | None = None
+
+
+class ResponseMark(Resource, frozen=True, kw_only=True):
+    """An EventResponse without its action."""
+
+    kind_info: ClassVar[Kind] = EventResponse.kind_info
+    spec: ResponseMarkSpec = ResponseMarkSpec()
+    status: ResponseMarkStatus = ResponseMarkStatus()
 
 
 class ProofMark(Wire, frozen=True, kw_only=True):

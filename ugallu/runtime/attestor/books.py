@@ -5,11 +5,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ugallu.api.bundle import BundlePhase
-from ugallu.api.marks import BundleMark, EventMark
+from ugallu.api.marks import BundleMark, EventMark, ResponseMark
 from ugallu.clock import Clock
 from ugallu.cluster.port import Change, View
 from ugallu.metrics import Metrics
-from ugallu.runtime.attestor.parent import is_attested
+from ugallu.runtime.attestor.parent import FINISHED, RESPONSE, is_attested
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -26,21 +26,36 @@ class Books:
 
     name = "books"
 
-    def __init__(self, events: View[EventMark], bundles: View[BundleMark], clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        events: View[EventMark],
+        responses: View[ResponseMark],
+        bundles: View[BundleMark],
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
         self._clock = clock
         self._metrics = metrics
         self._owed: set[str] = set()
+        self._over: set[str] = set()
+        """Responses that are over; they do not say themselves that they are attested."""
+        self._sealed: set[str] = set()
+        """Responses whose bundles are sealed."""
         self._failed: set[str] = set()
         self._phases: dict[str, BundlePhase] = {}
         self._begun: dict[str, dt.datetime] = {}
         self._counts: Counter[BundlePhase] = Counter()
         self._tallest: list[tuple[int, str]] = []
-        self._stop: list[Callable[[], None]] = [events.listen(self._event), bundles.listen(self._bundle)]
+        self._stop: list[Callable[[], None]] = [
+            events.listen(self._event),
+            responses.listen(self._response),
+            bundles.listen(self._bundle),
+        ]
 
     @property
     def settled(self) -> bool:
-        """Every known event is attested, or its bundle has failed for good or for long."""
-        return self._owed <= self._failed
+        """Every known event and finished response is attested, or its bundle has failed for good or for long."""
+        return self._owed <= self._failed and self._over <= self._sealed | self._failed
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
@@ -66,6 +81,12 @@ class Books:
         else:
             self._owed.add(event.metadata.uid)
 
+    def _response(self, change: Change, response: ResponseMark) -> None:
+        if change is not Change.DELETED and response.status.phase in FINISHED:
+            self._over.add(response.metadata.uid)
+        else:
+            self._over.discard(response.metadata.uid)
+
     def _bundle(self, change: Change, bundle: BundleMark) -> None:
         uid = bundle.metadata.uid
         entry = bundle.status.rekor_entry
@@ -73,6 +94,10 @@ class Books:
             self._note(entry.inclusion_proof.tree_size, entry.checkpoint)
         before = self._phases.pop(uid, None)
         phase = None if change is Change.DELETED else bundle.status.phase or BundlePhase.PENDING
+        if phase is BundlePhase.SEALED and bundle.spec.attested_for.kind == RESPONSE:
+            self._sealed.add(bundle.spec.attested_for.uid)
+        else:
+            self._sealed.discard(bundle.spec.attested_for.uid)
         if phase is BundlePhase.FAILED:
             self._failed.add(bundle.spec.attested_for.uid)
         else:

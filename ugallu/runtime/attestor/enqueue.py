@@ -1,21 +1,33 @@
-"""Event to AttestationBundle: every event gets the bundle that seals it, under a name that nobody can squat."""
+"""Event, or finished response, to AttestationBundle: each gets the one that seals it, under a name nobody can squat."""
 
 import hashlib
+from collections.abc import Callable
+from typing import Final, TypeVar
 
-from ugallu.api.bundle import LABEL_EVENT_UID, LABEL_SOURCE_UID, AttestationBundle, AttestationBundleSpec, BundlePhase
+from ugallu.api.bundle import (
+    LABEL_EVENT_UID,
+    LABEL_RESPONSE_UID,
+    LABEL_SOURCE_UID,
+    AttestationBundle,
+    AttestationBundleSpec,
+    BundlePhase,
+)
 from ugallu.api.event import LABEL_MANAGED_BY
-from ugallu.api.marks import BundleMark, EventMark
+from ugallu.api.marks import BundleMark, EventMark, ResponseMark
 from ugallu.api.meta import Metadata
 from ugallu.cluster.port import AlreadyExistsError, Cluster, Key, View
 from ugallu.errors import PermanentError
 from ugallu.operator.contract import After
 from ugallu.runtime.attestor.choose import Ports
-from ugallu.runtime.attestor.parent import attest, is_attested
+from ugallu.runtime.attestor.parent import FINISHED, attest, is_attested
 from ugallu.runtime.attestor.proof import confirm_in
 
-MANAGED_BY = "ugallu-attestor"
-PREFIX = "att-se-"
-CLUSTER_ANNOTATION = "ugallu.io/cluster-id"
+P = TypeVar("P", EventMark, ResponseMark)
+
+MANAGED_BY: Final = "ugallu-attestor"
+PREFIX: Final = "att-se-"
+RESPONSE_PREFIX: Final = "att-er-"
+CLUSTER_ANNOTATION: Final = "ugallu.io/cluster-id"
 """Keeps the partition of the evidence known when the event is gone."""
 
 
@@ -35,24 +47,17 @@ class Enqueue:
         """Create the bundle if there is none; if it is sealed and the event does not say so, make it say so."""
         if is_attested(event):
             return None
-        for name in names_of(event):
-            bundle = self._bundles.get(name) or await self._create(name, event)
-            # A bundle under our name may belong to an event that had the name before, or to somebody else.
-            if bundle.spec.attested_for.uid == event.metadata.uid:
-                if bundle.status.phase is BundlePhase.SEALED:
-                    await self._settle(name, event)
-                return None
-        raise PermanentError(
-            "all its bundle names belong to other events", where=f"SecurityEvent/{event.metadata.name}"
-        )
+        found = await _bundle(self._cluster, self._bundles, event, bundle_for)
+        if found.status.phase is BundlePhase.SEALED:
+            await self._settle(found.metadata.name, event)
+        return None
 
     async def gone(self, key: Key) -> None:
         """Nothing to do: evidence outlives its event."""
 
     async def again(self, key: Key) -> None:
         """Create a bundle anew that was deleted before its event was attested."""
-        plain = key.name.removeprefix(PREFIX)
-        for name in (plain, plain.rpartition("-")[0]):
+        for name in _named(key, PREFIX):
             event = self._events.get(name)
             if event is not None and key.name in names_of(event):
                 await self.reconcile(event)
@@ -64,32 +69,103 @@ class Enqueue:
             await confirm_in(self._ports.store, lambda b, s: self._ports.check(b, subject=s), bundle)
             await attest(self._cluster, bundle, event)
 
-    async def _create(self, name: str, event: EventMark) -> AttestationBundle:
-        try:
-            return await self._cluster.create(bundle_for(name, event))
-        except AlreadyExistsError:
-            return await self._cluster.get(AttestationBundle, name)
+
+class EnqueueResponses:
+    """A Reconciler of EventResponses: what is over is sealed, as it was asked and as it ended."""
+
+    watches = ResponseMark
+
+    def __init__(
+        self, cluster: Cluster, responses: View[ResponseMark], bundles: View[BundleMark], cluster_id: str
+    ) -> None:
+        self._cluster = cluster
+        self._responses = responses
+        self._bundles = bundles
+        self._cluster_id = cluster_id
+
+    async def reconcile(self, response: ResponseMark) -> After | None:
+        """Create the bundle if the response is over and there is none."""
+        if response.status.phase in FINISHED:
+            await _bundle(self._cluster, self._bundles, response, self._bundle_for)
+        return None
+
+    async def gone(self, key: Key) -> None:
+        """Nothing to do: evidence outlives its response."""
+
+    async def again(self, key: Key) -> None:
+        """Create a bundle anew that was deleted while its response is there."""
+        for name in _named(key, RESPONSE_PREFIX):
+            response = self._responses.get(name)
+            if response is not None and key.name in names_of(response):
+                await self.reconcile(response)
+
+    def _bundle_for(self, name: str, response: ResponseMark) -> AttestationBundle:
+        return response_bundle_for(name, response, self._cluster_id)
 
 
-def names_of(event: EventMark) -> tuple[str, str]:
-    """Return the bundle's name, and the one to take when that belongs to an earlier event of the same name."""
-    plain = f"{PREFIX}{event.metadata.name}"
-    return plain, f"{plain}-{hashlib.sha256(event.metadata.uid.encode()).hexdigest()[:8]}"
+async def _bundle(
+    cluster: Cluster, bundles: View[BundleMark], parent: P, make: Callable[[str, P], AttestationBundle]
+) -> AttestationBundle | BundleMark:
+    """Return the bundle for an object, made if there is none.
+
+    A bundle under its name may belong to an object that had the name before, or to somebody else: then there is
+    another name, and `PermanentError` when that is taken as well.
+    """
+    for name in names_of(parent):
+        found = bundles.get(name) or await _create(cluster, make(name, parent))
+        if found.spec.attested_for.uid == parent.metadata.uid:
+            return found
+    kind = parent.kind_info.name
+    raise PermanentError(f"all its bundle names belong to other {kind}s", where=f"{kind}/{parent.metadata.name}")
+
+
+async def _create(cluster: Cluster, bundle: AttestationBundle) -> AttestationBundle:
+    try:
+        return await cluster.create(bundle)
+    except AlreadyExistsError:
+        return await cluster.get(AttestationBundle, bundle.metadata.name)
+
+
+def names_of(parent: EventMark | ResponseMark) -> tuple[str, str]:
+    """Return the bundle's name, and the one to take when that belongs to an earlier object of the same name."""
+    prefix = PREFIX if isinstance(parent, EventMark) else RESPONSE_PREFIX
+    plain = f"{prefix}{parent.metadata.name}"
+    return plain, f"{plain}-{hashlib.sha256(parent.metadata.uid.encode()).hexdigest()[:8]}"
+
+
+def _named(key: Key, prefix: str) -> tuple[str, ...]:
+    """Return what objects a bundle's name may come from."""
+    if not key.name.startswith(prefix):
+        return ()
+    plain = key.name.removeprefix(prefix)
+    return plain, plain.rpartition("-")[0]
 
 
 def bundle_for(name: str, event: EventMark) -> AttestationBundle:
     """Return the bundle to create for an event."""
+    labels = {LABEL_EVENT_UID: event.metadata.uid, LABEL_SOURCE_UID: event.metadata.uid}
+    return _made(name, event, labels, event.spec.cluster_identity.cluster_id)
+
+
+def response_bundle_for(name: str, response: ResponseMark, cluster_id: str) -> AttestationBundle:
+    """Return the bundle to create for a response, found by the uid of its event as well."""
+    labels = {LABEL_RESPONSE_UID: response.metadata.uid, LABEL_SOURCE_UID: response.metadata.uid}
+    if response.spec.security_event_ref.uid:
+        labels[LABEL_EVENT_UID] = response.spec.security_event_ref.uid
+    return _made(name, response, labels, cluster_id)
+
+
+def _made(name: str, parent: EventMark | ResponseMark, labels: dict[str, str], cluster_id: str) -> AttestationBundle:
     return AttestationBundle(
         metadata=Metadata(
             name=name,
             labels={
-                LABEL_EVENT_UID: event.metadata.uid,
-                LABEL_SOURCE_UID: event.metadata.uid,
+                **labels,
                 LABEL_MANAGED_BY: MANAGED_BY,
                 "app.kubernetes.io/part-of": "ugallu",
                 "app.kubernetes.io/component": "attestation",
             },
-            annotations={CLUSTER_ANNOTATION: event.spec.cluster_identity.cluster_id or "unknown"},
+            annotations={CLUSTER_ANNOTATION: cluster_id or "unknown"},
         ),
-        spec=AttestationBundleSpec(attested_for=event.ref),
+        spec=AttestationBundleSpec(attested_for=parent.ref),
     )

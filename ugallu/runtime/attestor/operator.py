@@ -3,20 +3,21 @@
 from typing import ClassVar
 
 from ugallu import __version__
-from ugallu.api.marks import BundleMark, EventMark
+from ugallu.api.marks import BundleMark, EventMark, ResponseMark
 from ugallu.api.meta import GROUP, Config
+from ugallu.cluster.port import Key
 from ugallu.evidence.statement import Attestor as Author
 from ugallu.operator.contract import Grant, Operator, Parts, Placement, Workload
 from ugallu.operator.platform import Platform
 from ugallu.runtime.attestor.books import Books
 from ugallu.runtime.attestor.choose import choose
-from ugallu.runtime.attestor.enqueue import MANAGED_BY, Enqueue
+from ugallu.runtime.attestor.enqueue import MANAGED_BY, Enqueue, EnqueueResponses
 from ugallu.runtime.attestor.reseal import Reseal
 from ugallu.runtime.attestor.stages import Stages
 
 
 class Attestor(Operator[Config]):
-    """Event to AttestationBundle to evidence."""
+    """Event, or finished response, to AttestationBundle to evidence."""
 
     name = "attestor"
     config = Config
@@ -25,17 +26,19 @@ class Attestor(Operator[Config]):
     grants: ClassVar[tuple[Grant, ...]] = (
         Grant(GROUP, ("securityevents",), ("get", "list", "watch")),
         Grant(GROUP, ("securityevents/status",), ("patch",)),
+        Grant(GROUP, ("eventresponses",), ("get", "list", "watch")),
         Grant(GROUP, ("attestationbundles",), ("get", "list", "watch", "create")),
         Grant(GROUP, ("attestationbundles/status",), ("patch",)),
     )
 
     def build(self, config: Config, platform: Platform) -> Parts:  # noqa: ARG002 - nothing to configure yet
-        """Open key, log and store, and return the two reconcilers."""
+        """Open key, log and store, and return the reconcilers."""
         ports = choose(platform)
         events = platform.cache.view(EventMark)
+        responses = platform.cache.view(ResponseMark)
         bundles = platform.cache.view(BundleMark)
         author = Author(MANAGED_BY, __version__, platform.settings.instance)
-        books = Books(events, bundles, platform.clock, platform.metrics)
+        books = Books(events, responses, bundles, platform.clock, platform.metrics)
         platform.metrics.gauge("ugallu_attestor_key_info", 1.0, mode=ports.signer.mode, key_id=ports.key.key_id)
 
         def close() -> None:
@@ -43,17 +46,23 @@ class Attestor(Operator[Config]):
             ports.close()
 
         enqueue = Enqueue(ports, platform.cluster, events, bundles)
+        enqueue_responses = EnqueueResponses(platform.cluster, responses, bundles, platform.identity.cluster_id)
+
+        async def again(key: Key) -> None:
+            await enqueue.again(key)
+            await enqueue_responses.again(key)
+
         reseal = Reseal(
             Stages(ports, lambda: books.checkpoints, platform.clock, platform.metrics),
             platform.cluster,
             events,
             attestor=author,
-            again=enqueue.again,
+            again=again,
             clock=platform.clock,
             metrics=platform.metrics,
         )
         return Parts(
-            reconcilers=(enqueue, reseal),
+            reconcilers=(enqueue, reseal, enqueue_responses),
             services=(books,),
             idle=lambda: books.settled,
             close=close,

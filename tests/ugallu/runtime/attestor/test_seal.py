@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,14 +17,24 @@ import structlog
 
 from ugallu.api.bundle import AttestationBundle, AttestationBundleSpec, BundlePhase
 from ugallu.api.event import ClusterIdentity, EventPhase, SecurityEvent
-from ugallu.api.marks import BundleMark, EventMark
-from ugallu.api.meta import Config, Metadata
+from ugallu.api.marks import BundleMark, EventMark, ResponseMark
+from ugallu.api.meta import Config, Metadata, ObjectReference
+from ugallu.api.response import (
+    Action,
+    ActionType,
+    EventResponse,
+    EventResponseSpec,
+    ResponderRef,
+    ResponsePhase,
+    SecurityEventRef,
+)
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.port import Cluster, UnavailableError, key_of, list_all
 from ugallu.errors import ConflictError, PermanentError, TransientError
 from ugallu.evidence import keys, trusted_root
 from ugallu.evidence.canonical import digest
-from ugallu.evidence.ports import IntegrityError, Stored
+from ugallu.evidence.ports import IntegrityError, Leg, Stored
+from ugallu.evidence.signers.local import LocalSigner, open_key
 from ugallu.evidence.statement import spec_bytes
 from ugallu.evidence.verify import verify
 from ugallu.metrics import Metrics
@@ -716,3 +726,110 @@ def test_sealing_on_kubernetes_is_refused_unless_local_evidence_is_asked_for(tmp
     there.state, there.clock, there.shared = tmp_path, ManualClock(), Shared()
     choose(there).close()  # type: ignore[arg-type]
     assert issubclass(IntegrityError, PermanentError)
+
+
+async def _response(cluster: Cluster, phase: ResponsePhase | None) -> EventResponse:
+    made = await cluster.create(
+        EventResponse(
+            metadata=Metadata(name="er-1"),
+            spec=EventResponseSpec(
+                security_event_ref=SecurityEventRef(name=NAME, uid="11111111-0000-0000-0000-000000000000"),
+                responder=ResponderRef(kind="Operator", name="forensics"),
+                action=Action(type=ActionType.POD_FREEZE),
+            ),
+        )
+    )
+    return await _ends(cluster, phase) if phase else made
+
+
+async def _ends(cluster: Cluster, phase: ResponsePhase) -> EventResponse:
+    status = {"phase": phase, "outcome": {"type": "ActionTaken", "message": "frozen"}}
+    return await cluster.patch_status(EventResponse, "er-1", status)
+
+
+@pytest.mark.parametrize("phase", [ResponsePhase.SUCCEEDED, ResponsePhase.FAILED, ResponsePhase.CANCELLED])
+async def test_a_finished_response_is_sealed_with_what_came_of_it(tmp_path: Path, phase: ResponsePhase) -> None:
+    """A13, W9: a response is sealed once it is over, found by its event's uid, in its cluster's partition; until then nothing."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    async with desk(tmp_path, cluster, clock) as at:
+        enqueue = at.parts.reconcilers[2]
+        response = await _response(cluster, None)
+        await enqueue.reconcile(await cluster.get(ResponseMark, "er-1"))
+        assert (await list_all(cluster, AttestationBundle))[0] == []
+        assert at.parts.idle()
+        await _ends(cluster, phase)
+        await at.cache.view(ResponseMark).until(lambda: not at.parts.idle())
+        await enqueue.reconcile(await cluster.get(ResponseMark, "er-1"))
+        bundle = await at.bundle("att-er-er-1")
+        assert bundle.metadata.labels["ugallu.io/security-event-uid"] == "11111111-0000-0000-0000-000000000000"
+        assert bundle.metadata.labels["ugallu.io/event-response-uid"] == response.metadata.uid
+        assert await at.reseal.reconcile(bundle_mark(bundle)) is None
+        bundle = await at.bundle("att-er-er-1")
+        assert bundle.status.phase is BundlePhase.SEALED
+        (path,) = (tmp_path / "evidence/store/objects/test/2026/01").glob("*.sigstore.json")
+        report = at.reseal.stages.ports.check(path.read_bytes(), subject=spec_bytes(response))
+        assert report.ok
+        assert report.statement is not None
+        assert report.statement.predicate["phase"] == phase
+        assert report.statement.predicate["outcome"] == {"type": "ActionTaken", "message": "frozen"}
+        with pytest.raises(PermanentError):
+            await at.reseal.stages.store.get(f"staging/{bundle.metadata.uid}.json")
+        await at.cache.view(BundleMark).until(at.parts.idle)
+        await enqueue.reconcile(await cluster.get(ResponseMark, "er-1"))
+        assert await at.reseal.reconcile(bundle_mark(bundle)) is None
+        assert log_size(tmp_path) == 1
+
+
+async def test_a_bundle_for_a_response_that_goes_on_waits(tmp_path: Path) -> None:
+    """Whoever makes a bundle too soon gets no statement about half an action."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    response = await _response(cluster, ResponsePhase.RUNNING)
+    spec = AttestationBundleSpec(attested_for=response.ref)
+    await cluster.create(AttestationBundle(metadata=Metadata(name="early"), spec=spec))
+    async with desk(tmp_path, cluster, clock) as at:
+        assert isinstance(await at.reseal.reconcile(await at.seen_bundle("early")), After)
+        assert "not over" in (await at.bundle("early")).status.failures[-1].detail
+        await _ends(cluster, ResponsePhase.SUCCEEDED)
+        await clock.advance(1.0)
+        assert await at.reseal.reconcile(await at.seen_bundle("early")) is None
+        assert (await at.bundle("early")).status.phase is BundlePhase.SEALED
+
+
+async def test_other_kinds_are_not_attested(tmp_path: Path) -> None:
+    """A bundle for anything else is Failed with its field, and nothing is signed."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    spec = AttestationBundleSpec(attested_for=ObjectReference(api_version="v1", kind="Pod", name="web", uid="u"))
+    await cluster.create(AttestationBundle(metadata=Metadata(name="pod"), spec=spec))
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.reseal.reconcile(await at.seen_bundle("pod"))
+        status = (await at.bundle("pod")).status
+        assert status.phase is BundlePhase.FAILED
+        assert "spec.attestedFor.kind: cannot attest a 'Pod'" in status.failures[-1].detail
+        assert log_size(tmp_path) == 0
+
+
+async def test_two_legs_have_two_bundles_and_two_entries(tmp_path: Path) -> None:
+    """A4: each signature has a bundle and a log entry of its own over the same statement, and both are verified."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        ports = at.reseal.stages.ports
+        second = LocalSigner(open_key(tmp_path / "second.key"))
+        legs = (Leg("fulcio", ports.legs[0].signer), Leg("openbao", second))
+        at.reseal.stages.ports = replace(ports, legs=legs, require_all=True)
+        assert await at.seal() is None
+        status = (await at.bundle()).status
+        assert [archive.role for archive in status.bundles] == ["fulcio", "openbao"]
+        assert [archive.url.rsplit(".", 3)[1] for archive in status.bundles] == ["fulcio", "openbao"]
+        assert log_size(tmp_path) == 2
+        assert status.signature is not None
+        assert status.signature.key_id == f"dual:{status.bundles[0].key_id}+{status.bundles[1].key_id}"
+        (line,) = (tmp_path / "evidence/store/objects").rglob("*.intoto.jsonl")
+        assert len(line.read_text().splitlines()) == 2
+        for archive in status.bundles:
+            content = await ports.store.get(ports.store.key(archive.url))
+            assert at.reseal.stages.ports.check(content, subject=spec_bytes(await at.event())).ok
