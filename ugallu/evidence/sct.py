@@ -65,11 +65,15 @@ def _signed(found: "SignedCertificateTimestamp", leaf: "x509.Certificate", issue
     except ValueError as error:
         raise PermanentError("not a certificate that was logged before it was issued", where="certificate") from error
     milliseconds = round(_time(found).timestamp() * 1000)
-    extensions = found.extension_bytes
+    return precertificate(milliseconds, hashlib.sha256(spki(issuer)).digest(), tbs, found.extension_bytes)
+
+
+def precertificate(milliseconds: int, issuer: bytes, tbs: bytes, extensions: bytes) -> bytes:
+    """Return what a log signs: a time, SHA-256 of the issuer's key, and the certificate without the promise."""
     return b"".join(
         (
             struct.pack(">BBQH", 0, 0, milliseconds, _PRECERTIFICATE),
-            hashlib.sha256(spki(issuer)).digest(),
+            issuer,
             len(tbs).to_bytes(3),
             tbs,
             struct.pack(">H", len(extensions)),

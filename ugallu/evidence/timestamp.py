@@ -30,8 +30,18 @@ _MESSAGE_DIGEST: Final = "1.2.840.113549.1.9.4"
 _SIGNING_CERTIFICATE: Final = "1.2.840.113549.1.9.16.2.47"
 _SHA256: Final = "2.16.840.1.101.3.4.2.1"
 _HASHES: Final = {_SHA256: "sha256", "2.16.840.1.101.3.4.2.2": "sha384", "2.16.840.1.101.3.4.2.3": "sha512"}
+_SIGNATURES: Final = {
+    # Algorithm of the signature -> hash that it names, if it names one.
+    "1.2.840.10045.4.3.2": "sha256",
+    "1.2.840.10045.4.3.3": "sha384",
+    "1.2.840.10045.4.3.4": "sha512",
+    "1.2.840.113549.1.1.1": "",
+    "1.2.840.113549.1.1.11": "sha256",
+    "1.2.840.113549.1.1.12": "sha384",
+    "1.2.840.113549.1.1.13": "sha512",
+    "1.3.101.112": "",
+}
 _PART_0: Final = 0xA0
-_PART_1: Final = 0xA1
 _GRANTED: Final = (0, 1)
 """Granted, and granted with changes that the reply shows."""
 
@@ -53,6 +63,8 @@ class Token(msgspec.Struct, frozen=True):
     """Issuer and serial number of the signer's certificate, DER."""
     certificate_digests: tuple[tuple[str, bytes], ...]
     """Which certificate the signer says that it used: hash and digest."""
+    certificates: tuple[bytes, ...] = ()
+    """What came with it, DER; nothing is proven by them."""
 
 
 def request(signature: bytes, nonce: int) -> bytes:
@@ -97,6 +109,9 @@ def check(reply: bytes, signature: bytes, authorities: Iterable[Authority]) -> d
             continue
         x509.check_leaf(leaf, x509.TIME_STAMPING, only=True)
         x509.check_chain(leaf, chain, token.time, x509.TIME_STAMPING)
+        # Unsigned, and so only good if they say what is known anyway: no byte of a token is there in vain.
+        if any(one not in authority.chain for one in token.certificates):
+            raise PermanentError("it carries certificates that are none of the authority's", where="timestamp")
         if not keys.verifies(
             x509.spki(leaf), token.signature, token.attributes, digest=_HASHES[token.digest_algorithm]
         ):
@@ -119,22 +134,26 @@ def _reply(reply: der.Value) -> Token:
 
 
 def _signed_data(signed: der.Value) -> Token:
-    version, _, encapsulated, *rest = signed.parts
+    version, algorithms, encapsulated, *rest = signed.parts
     kind, wrapped = encapsulated.of(der.SEQUENCE).parts
     if version.integer != 3 or kind.oid != _TST_INFO:
         raise PermanentError("not a timestamp", where="timestamp")
     (octets,) = wrapped.of(_PART_0).parts
     content = octets.of(der.OCTETS).content
-    # Certificates and revocation lists may stand between: the reader has certificates of its own, and looks at neither.
-    if [one.tag for one in rest[:-1]] not in ([], [_PART_0], [_PART_1], [_PART_0, _PART_1]):
-        raise PermanentError("an unknown part", where="timestamp")
+    if [one.tag for one in rest[:-1]] not in ([], [_PART_0]):
+        raise PermanentError("a part besides certificates and signer", where="timestamp")
     (signer,) = rest[-1].of(der.SET).parts
-    return _signer(signer.of(der.SEQUENCE), content)
+    token = _signer(signer.of(der.SEQUENCE), content)
+    if token.digest_algorithm not in [_hash(one) for one in algorithms.of(der.SET).parts]:
+        raise PermanentError("the signer's hash is none of those named", where="timestamp")
+    carried = tuple(one.raw for one in rest[0].parts) if len(rest) == 2 else ()
+    return msgspec.structs.replace(token, certificates=carried)
 
 
 def _signer(signer: der.Value, content: bytes) -> Token:
-    version, name, digest, attributes, _, signature, *_ = signer.parts
+    version, name, digest, attributes, signing, signature = signer.parts
     algorithm = _hash(digest)
+    _check_signing(signing, _HASHES[algorithm])
     if version.integer != 1 or attributes.tag != _PART_0:
         raise PermanentError("a signer that is not named as RFC 3161 has it", where="timestamp")
     found: dict[str, der.Value] = {}
@@ -178,6 +197,14 @@ def _hash(algorithm: der.Value) -> str:
     if name.oid not in _HASHES or any(part.tag != der.NULL or part.content for part in parameters):
         raise PermanentError("a hash that nobody here knows", where="timestamp")
     return name.oid
+
+
+def _check_signing(algorithm: der.Value, digest: str) -> None:
+    name, *parameters = algorithm.of(der.SEQUENCE).parts
+    if name.oid not in _SIGNATURES or any(part.tag != der.NULL or part.content for part in parameters):
+        raise PermanentError("a signature of a kind that nobody here knows", where="timestamp")
+    if _SIGNATURES[name.oid] not in ("", digest):
+        raise PermanentError("two hashes for one signature", where="timestamp")
 
 
 def _certificates(attribute: der.Value | None) -> tuple[tuple[str, bytes], ...]:
