@@ -17,6 +17,7 @@ S = TypeVar("S")
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 MIN_LINE: Final = 1024
 MIN_JOURNAL: Final = 1 << 20
 
@@ -110,6 +111,23 @@ class EmitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Size of the journal on disk."""
 
 
+class BackpressureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When the cluster's store counts as full."""
+
+    capacity_bytes: Annotated[int, msgspec.Meta(ge=MIN_JOURNAL)] = 8 << 30
+    """Of one etcd (its quota), or of the embedded cluster's file."""
+    events: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+    """Security events that are thought bearable."""
+    yellow_at: Share = 0.70
+    """From here on the pace of what is neither high nor critical is halved."""
+    red_at: Share = 0.90
+    """From here on only high and critical become objects; left again 0.05 below."""
+    recover_at: Share = 0.50
+    """Below this everything passes again."""
+    poll_seconds: Annotated[float, msgspec.Meta(ge=1, le=30)] = 30.0
+    """Readers believe a word for 90 s."""
+
+
 class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where probes and metrics answer; an empty address switches one off."""
 
@@ -167,6 +185,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kubernetes: KubernetesSettings = KubernetesSettings()
     audit: AuditSettings = AuditSettings()
     emit: EmitSettings = EmitSettings()
+    backpressure: BackpressureSettings = BackpressureSettings()
     listen: ListenSettings = ListenSettings()
     log: LogSettings = LogSettings()
 

@@ -18,7 +18,7 @@ import msgspec
 from ugallu.api.event import SecurityEvent, SecurityEventSpec
 from ugallu.api.observation import Checkpoint
 from ugallu.clock import Clock
-from ugallu.cluster.port import AlreadyExistsError, Cluster, InvalidError
+from ugallu.cluster.port import AlreadyExistsError, Cluster, InvalidError, View
 from ugallu.emit.decisions import ANNOTATION_EMISSION, Decisions, Item, from_record, item_of, place_of, record_of
 from ugallu.emit.fold import Fold
 from ugallu.emit.gate import REPORT_SECONDS, Gate, Level
@@ -26,6 +26,7 @@ from ugallu.emit.identity import same_fact, suffixed
 from ugallu.emit.ledger import Ledger, Totals
 from ugallu.emit.patience import Appender
 from ugallu.emit.pending import URGENT, Pending
+from ugallu.emit.pressure import Follower, PressureMap
 from ugallu.emit.records import Closed, Entry, Mark, Pressed, Settled, Submitted, decode, encode
 from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
 from ugallu.journal.port import Cursor, Journal, Record
@@ -134,6 +135,7 @@ class Outbox:
         self._burials: list[Settled] = []
         self._closing = False
         self._running = False
+        self._follower: Follower | None = None
         self._told_early = 0
         self._save_refused = ""
         self._unreadable = ""
@@ -234,6 +236,8 @@ class Outbox:
                 group.start_soon(self._decide)
                 group.start_soon(self._bury)
                 group.start_soon(self._save_often)
+                if self._follower is not None:
+                    group.start_soon(self._follower.run)
                 if self._live:
                     group.start_soon(self._watch_idle)
                 await self._create(group)
@@ -261,6 +265,10 @@ class Outbox:
         backoff = Backoff(first=0.1, ceiling=10.0)
         while not await self._store():
             await self._clock.sleep(backoff.next())
+
+    def obey(self, view: View[PressureMap]) -> None:
+        """Follow the backpressure level that is said there, from the next `run` on."""
+        self._follower = Follower(view, self.press, lambda: self._decisions.gate.level, self._clock, self._log)
 
     async def press(self, level: Level) -> None:
         """Set the backpressure level, durably and in order with the findings."""

@@ -22,17 +22,20 @@ def rules(grants: Iterable[Grant]) -> list[Rule]:
     Raises `PermanentError` for a grant that `check` refuses. Namespaces are the caller's business.
     """
     verbs: dict[tuple[str, str, tuple[str, ...]], set[str]] = defaultdict(set)
+    grants = tuple(grants)
     for grant in grants:
         check(grant)
         for resource in grant.resources:
             verbs[grant.group, resource, tuple(sorted(grant.names))] |= set(grant.verbs)
+    urls = sorted({(url, verb) for grant in grants for url in grant.urls for verb in grant.verbs})
     merged: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = defaultdict(list)
     for (group, resource, names), given in verbs.items():
         # What is granted for every name need not be granted again for some.
         left = given - verbs.get((group, resource, ()), set()) if names else given
         if left:
             merged[group, names, tuple(sorted(left))].append(resource)
-    return [
+    paths = [{"nonResourceURLs": [url], "verbs": [verb]} for url, verb in urls]
+    return paths + [
         {
             "apiGroups": [group],
             "resources": sorted(resources),
@@ -48,9 +51,12 @@ def rules(grants: Iterable[Grant]) -> list[Rule]:
 def check(grant: Grant) -> None:
     """Raise `PermanentError` for a wildcard, for a Secret that is not read by name in a namespace, and for nonsense."""
     where = f"grant {grant.group or 'core'}/{','.join(grant.resources)}"
-    if any("*" in word for word in (grant.group, *grant.resources, *grant.verbs, *grant.names, grant.namespace)):
+    if any(
+        "*" in word
+        for word in (grant.group, *grant.resources, *grant.verbs, *grant.names, grant.namespace, *grant.urls)
+    ):
         raise PermanentError("a wildcard", where=where, fix="name group, resources and verbs one by one")
-    if not grant.resources or not grant.verbs:
+    if bool(grant.resources) is bool(grant.urls) or not grant.verbs:
         raise PermanentError("a grant of nothing", where=where, fix="leave it out")
     reads_secrets = (
         grant.group == ""
@@ -99,6 +105,11 @@ def roles(grants: Iterable[Grant], *, name: str, component: str, subject: str, h
             "roleRef": {"apiGroup": API, "kind": kind, "name": name},
             "subjects": who,
         }
+
+
+def config_map(name: str, namespace: str, component: str) -> Document:
+    """Return an empty ConfigMap to be filled by whoever may patch it; its data is never ours to reset."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(name, component, namespace)}
 
 
 def lease(name: str, namespace: str, component: str) -> Document:

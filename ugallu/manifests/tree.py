@@ -134,11 +134,12 @@ def _component(role: Role) -> Folder:
         home=role.namespace,
     )
     leases = (rbac.lease(name, role.namespace, role.name) for name in role.leases)
+    shipped = (rbac.config_map(name, role.namespace, role.name) for name in role.workload.config_maps)
     opened = [*network.of_role(role)]
     return Folder(
         f"components/{role.folder or role.name}",
         {
-            "rbac.yaml": [rbac.account(role.account, role.namespace, role.name), *rights, *leases],
+            "rbac.yaml": [rbac.account(role.account, role.namespace, role.name), *rights, *leases, *shipped],
             "workload.yaml": [*workload(role)],
             **({"networkpolicy.yaml": opened} if opened else {}),
         },

@@ -150,6 +150,8 @@ class Grant:
     verbs: tuple[str, ...]
     names: tuple[str, ...] = ()
     namespace: str = ""
+    urls: tuple[str, ...] = ()
+    """Paths of the API server that are no objects (`/metrics`), instead of resources."""
 
 
 class Namespace(enum.StrEnum):
@@ -191,6 +193,8 @@ class Workload:
     host_paths: tuple[HostPath, ...] = ()
     secrets: tuple[str, ...] = ()
     """Secrets of the own namespace that are mounted under /etc/ugallu/secrets/<name>, each optional."""
+    config_maps: tuple[str, ...] = ()
+    """Empty ConfigMaps to ship beside it, for an operator that writes them and may make none."""
     arguments: tuple[str, ...] = ()
     """Flags of `ugallu run` besides `--enable`."""
     memory: str = "128Mi"

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from ugallu.api.core import Lease
 from ugallu.api.meta import GROUP, Kind
-from ugallu.operator.contract import Grant, Operator, Placement
+from ugallu.emit.pressure import NAME as PRESSURE
+from ugallu.operator.contract import Grant, Namespace, Operator, Placement
 
 CLUSTER_ID: Final = Grant("", ("namespaces",), ("get",), names=("kube-system",))
 """The uid of kube-system names the cluster, unless a setting does."""
@@ -47,6 +48,8 @@ def _implied(operator: Operator[Any] | type[Operator[Any]]) -> Iterable[Grant]:
     if operator.emits:
         # The outbox reads back what stands under a name that was taken.
         yield Grant(GROUP, ("securityevents",), ("create", "get"))
+        # How hard the store is pressed: its outbox obeys.
+        yield Grant("", ("configmaps",), ("list", "watch"), names=(PRESSURE,), namespace=Namespace.SYSTEM.value)
     if operator.config_kind is not None:
         kind = operator.config_kind.kind_info
         yield Grant(kind.group, (kind.plural,), ("list", "watch"), names=(CONFIG_NAME,))

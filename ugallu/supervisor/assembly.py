@@ -31,6 +31,8 @@ from ugallu.cluster.port import Cache, Cluster, Server
 from ugallu.emit.emitter import JournalEmitter
 from ugallu.emit.outbox import Outbox
 from ugallu.emit.port import Origin
+from ugallu.emit.pressure import NAME as PRESSURE
+from ugallu.emit.pressure import PressureMap
 from ugallu.errors import PermanentError
 from ugallu.journal.port import Journal, Retention
 from ugallu.logs import Logger, logger
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 JOURNAL = "journal"
 SEALERS = ("attestor",)
 """Left out of "all operators" when nothing is to be sealed."""
+LIFECYCLE = ("backpressure", "ttl")
+"""Left out of "all operators" where the input ends: a replay tells what was in it, whatever the time is now."""
 CREATES_PER_SECOND = 50.0
 """Against an API server that others need as well; nothing is lost by it, bursts wait in the journal."""
 
@@ -80,7 +84,9 @@ def runnable(
 
 def load(settings: Settings, *, embedded: bool) -> list[type[Operator[Any]]]:
     """Import and return the operators that the settings ask for; nothing else is imported."""
-    lines = choose(settings.enable, installed(), without=() if settings.seal else SEALERS)
+    # What is not sealed is never deleted, so without sealing ttl has nothing to do either.
+    without = (() if settings.seal else (*SEALERS, "ttl")) + (() if settings.audit.follow else LIFECYCLE)
+    lines = choose(settings.enable, installed(), without=without)
     found = runnable((line.load() for line in lines), embedded=embedded, named=settings.enable)
     if not found:
         raise PermanentError("no operator to run", where="--enable", fix="see `ugallu operators`")
@@ -229,6 +235,10 @@ async def assembled(
         positions = Positions((await outbox.recover()).values())
         bus = LocalBus(metrics)
         cache = SharedCache(cluster, clock=clock, metrics=metrics, log=log)
+        if settings.audit.follow and any(operator.emits for operator in operators):
+            # A replay decides by its input alone.
+            named = f"metadata.name={PRESSURE}"
+            outbox.obey(cache.view(PressureMap, namespace=Namespace.SYSTEM.value, fields=named))
         intake = Intake(bus, positions, clock=clock, metrics=metrics, log=log)
 
         def checkpoints(source: str) -> Sequence[Checkpoint]:

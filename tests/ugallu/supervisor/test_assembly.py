@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 import structlog
 
@@ -35,6 +36,14 @@ def test_all_operators_run_unless_some_are_named(tmp_path: Path) -> None:
     assert names(settings(tmp_path)) == ["attestor", "audit-detection"]
     assert names(settings(tmp_path, "audit-detection")) == ["audit-detection"]
     assert names(settings(tmp_path, seal=False)) == ["audit-detection"]
+
+
+def test_lifecycle_is_for_what_goes_on(tmp_path: Path) -> None:
+    """A replay neither collects nor measures: it tells what was in its input, whatever the time is now."""
+    live = msgspec.structs.replace(settings(tmp_path), audit=AuditSettings())
+    assert names(live) == ["attestor", "audit-detection", "backpressure", "ttl"]
+    assert names(msgspec.structs.replace(live, seal=False)) == ["audit-detection", "backpressure"]
+    assert names(settings(tmp_path, "ttl")) == ["ttl"]
 
 
 def test_an_operator_that_is_not_there_is_refused(tmp_path: Path) -> None:
