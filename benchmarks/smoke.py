@@ -17,6 +17,7 @@ SMALL = {
     "matcher": ("--quick",),
     "rest": ("--runs", "1"),
     "seal": ("100",),
+    "webhook": ("--seconds", "2", "--rate", "1000"),
 }
 APART = {"__init__", "lines", "make_rules", "pods", "replay", "smoke"}
 """What is no benchmark, and the one that is called below."""
