@@ -159,12 +159,8 @@ def main() -> int:
     waits = sorted(load.waits)
     quarter = max(1, len(memory) // 4)
     first, last = statistics.median(memory[:quarter]), statistics.median(memory[-quarter:])
-    print(
-        f"{load.sent:,} events in {len(waits):,} requests, {load.refused} not answered with 200; load {os.getloadavg()[0]:.1f}"
-    )
-    print(
-        f"answered after {at(waits, 0.5):.1f} ms (p50), {at(waits, 0.99):.1f} ms (p99), {waits[-1] * 1e3:.1f} ms at most"
-    )
+    print(f"{load.sent:,} events in {len(waits):,} requests, {load.refused} not answered with 200")
+    print(f"answered after {at(waits, 0.5):.1f} ms (p50), {at(waits, 0.99):.1f} (p99), {waits[-1] * 1e3:.1f} at most")
     print(f"the receiver: {share:.1%} of a core; spool at the end {spooled:.0f} MiB")
     print(f"resident: {first:.1f} MiB in the first quarter, {last:.1f} in the last, {max(memory):.1f} at most")
     print(f"the machine's load when it ended: {os.getloadavg()[0]:.1f}")
