@@ -68,6 +68,11 @@ CATALOGUE: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "ugallu_audit_truncated_total": ("counter", "Audit events whose bodies the API server cut.", ()),
     "ugallu_audit_rule_matches_total": ("counter", "Matches of a rule after its limiter.", ("rule",)),
     "ugallu_audit_rule_dropped_total": ("counter", "Matches that a rule's limiter dropped.", ("rule",)),
+    "ugallu_audit_rule_passed_over_total": (
+        "counter",
+        "Heavy events that a slow rule was not shown while it was held back.",
+        ("rule",),
+    ),
     "ugallu_audit_rule_compile_errors_total": ("counter", "Rule versions that did not compile.", ("rule",)),
     "ugallu_audit_correlation_evicted_total": (
         "counter",

@@ -14,6 +14,7 @@ from ugallu.sdk import (
     PermanentError,
     RuleException,
     RuleTest,
+    Severity,
     SigmaMatch,
     SigmaMatchLeaf,
     SigmaRuleSpec,
@@ -61,9 +62,23 @@ class Armed:
     early: bool
     """Whether it asks for events of requests that were only received, their outcome unknown."""
 
+    def exempted(self, view: RecordView, now: float) -> Exempt | None:
+        """Return the exception that is in force at `now` and covers this match."""
+        return next(
+            (one for one in self.exempt if self.applies(one) and now < one.until and one.compiled.holds(view)), None
+        )
+
+    def lapsed(self, view: RecordView, now: float) -> list[Exempt]:
+        """Return the exceptions that would cover this match, were they not expired."""
+        return [one for one in self.exempt if self.applies(one) and now >= one.until and one.compiled.holds(view)]
+
     def excepted(self, view: RecordView, now: float) -> bool:
         """Whether an exception that is in force at `now` covers this match."""
-        return any(now < one.until and one.compiled.holds(view) for one in self.exempt)
+        return self.exempted(view, now) is not None
+
+    def applies(self, one: Exempt) -> bool:
+        """Whether the exception may hide anything: a critical finding only if it says so."""
+        return self.spec.emit.severity is not Severity.CRITICAL or one.exception.include_critical
 
     @property
     def asking(self) -> tuple[CompiledRule, ...]:
@@ -204,6 +219,15 @@ def _exempt(spec: SigmaRuleSpec, suppress: Suppress, where: str) -> tuple[Exempt
             where=where,
             fix=f"at most {MAX_EXCEPTIONS}; one exception may list many values",
         )
+    names = [one.name for one in suppress.exceptions]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise RuleError(
+                Reason.COMPILE_ERROR,
+                f"two exceptions are called {shown(name)}",
+                where=f"{where}[{index}].name",
+                fix="give each a name of its own: what it hides is counted under it",
+            )
     return tuple(_one_exempt(spec, one, f"{where}[{index}]") for index, one in enumerate(suppress.exceptions))
 
 

@@ -1,9 +1,11 @@
 """What the status of a SigmaRule says: a condition for each thing that a person should know, and none for the rest."""
 
 import datetime as dt
+from collections.abc import Mapping
 
 from ugallu.sdk import Condition, RuleException, SigmaRuleSpec
 from ugallu_audit_detection.arming import Armed
+from ugallu_audit_detection.exceptions import DAY, UNUSED, WIDER, Hidden
 from ugallu_audit_detection.levels import WRITES, Levels
 from ugallu_audit_detection.sigma.budget import PAUSE, SLOW, Overruns
 from ugallu_audit_detection.sigma.errors import RuleError
@@ -46,7 +48,15 @@ def serving(spec: SigmaRuleSpec, *, good: bool, last_good: bool) -> Condition:
     return _condition("Serving", holds=False, reason="NotArmed", message="no version of this rule serves")
 
 
-def remarks(armed: Armed, levels: Levels, now: dt.datetime, *, slow: Overruns | None = None) -> list[Condition]:
+def remarks(
+    armed: Armed,
+    levels: Levels,
+    now: dt.datetime,
+    *,
+    slow: Overruns | None = None,
+    hidden: Mapping[str, Hidden] | None = None,
+    event_time: float | None = None,
+) -> list[Condition]:
     """What is odd about a rule that compiles: each condition stands here only while it is true."""
     found = []
     rule = armed.compiled
@@ -77,6 +87,29 @@ def remarks(armed: Armed, levels: Levels, now: dt.datetime, *, slow: Overruns | 
     endless = [one.exception for one in armed.exempt if one.exception.expires is None]
     if endless:
         found.append(_remark("ExceptionWithoutExpiry", "NoExpiry", f"suppresses for ever: {_names(endless)}"))
+    return found + _exceptions(armed, hidden or {}, event_time)
+
+
+def _exceptions(armed: Armed, hidden: Mapping[str, Hidden], now: float | None) -> list[Condition]:
+    """What is odd about exceptions in force; `now` is the newest event's time, None before there was one."""
+    found = []
+    ignored = [one.exception for one in armed.exempt if not armed.applies(one)]
+    if ignored:
+        text = f"hides no critical finding without includeCritical: {_names(ignored)}"
+        found.append(_remark("ExceptionIgnored", "Critical", text))
+    if now is None:
+        return found
+    in_force = [
+        (one.exception, kept) for one in armed.exempt if now < one.until and (kept := hidden.get(one.exception.name))
+    ]
+    unused = [exception for exception, kept in in_force if kept.idle_for(now) >= UNUSED]
+    if unused:
+        text = f"has hidden nothing for {int(UNUSED // DAY)} days: {_names(unused)}"
+        found.append(_remark("ExceptionUnused", "Unused", text))
+    wider = [exception for exception, kept in in_force if kept.wider(now)]
+    if wider:
+        text = f"suddenly hides {WIDER} subjects or more that it never hid before: {_names(wider)}"
+        found.append(_remark("ExceptionWider", "NewSubjects", text))
     return found
 
 

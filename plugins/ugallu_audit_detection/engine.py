@@ -1,6 +1,7 @@
 """`Engine`: all armed rules as one detector. From audit events to findings, with every match accounted for.
 
     match ─> stage ─> exception, filter ─> dedupe ─> rate ─> finding
+                             └> what it hides is evidence (`exceptions`)
                                         └> correlations ─> dedupe ─> rate ─> finding
     A request is one fact for a rule: once its ResponseStarted was reported, its ResponseComplete is not a second one.
     RequestReceived, whose outcome nobody knows yet, counts only for a rule that asks for that stage.
@@ -15,13 +16,25 @@ from typing import Final
 
 import msgspec
 
-from ugallu.sdk import CATALOGUE, AuditRecord, ExternalKind, Finding, Metrics, PermanentError, Subject, external
+from ugallu.sdk import (
+    CATALOGUE,
+    AuditRecord,
+    ExternalKind,
+    Finding,
+    Metrics,
+    PermanentError,
+    Severity,
+    Subject,
+    external,
+)
 from ugallu_audit_detection.arming import RECEIVED, Armed
+from ugallu_audit_detection.context import Context
 from ugallu_audit_detection.correlation.correlator import Correlated, Correlator
 from ugallu_audit_detection.correlation.groups import Kept
 from ugallu_audit_detection.correlation.report import group_key, signals_of
 from ugallu_audit_detection.correlation.trial import failure
-from ugallu_audit_detection.exceptions import Exceptions
+from ugallu_audit_detection.exceptions import EXPIRED, GROWN, IDLE, Event, Exceptions, Report
+from ugallu_audit_detection.exceptions import Kept as KeptException
 from ugallu_audit_detection.levels import Levels
 from ugallu_audit_detection.limiter import Limiter
 from ugallu_audit_detection.memory import Recent, digest
@@ -29,6 +42,7 @@ from ugallu_audit_detection.pulse import Pulse
 from ugallu_audit_detection.seen import Seen
 from ugallu_audit_detection.sigma.budget import Budget
 from ugallu_audit_detection.sigma.match import Matcher
+from ugallu_audit_detection.sigma.questions import Surroundings
 from ugallu_audit_detection.sigma.view import Callers, part
 from ugallu_audit_detection.signals import base_of
 from ugallu_audit_detection.subjects import identity_of, subject_of
@@ -37,6 +51,9 @@ from ugallu_audit_detection.tallies import Tallies, Tally
 RATE: Final = "rule_rate_limit"
 EXCEPTION: Final = "exception"
 DEDUPE: Final = "dedupe"
+SLOW_RULE: Final = "rule_held_back"
+SEVERITIES: Final = {EXPIRED: Severity.LOW, IDLE: Severity.INFO, GROWN: Severity.MEDIUM}
+"""How bad it is that an exception is not what it was."""
 COUNTED: Final = "correlated"
 """Matches of rules that report nothing themselves, and only count in a correlation."""
 
@@ -58,13 +75,15 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     started: tuple[bytes, list[float]]
     counted: tuple[bytes, list[float]] = (b"", [])
     correlations: dict[str, Kept] = {}
+    exceptions: tuple[float | None, list[KeptException]] = (None, [])
+    context: bytes = b""
 
 
 class Case(Seen):
     """One matched event; what all rules on it share is worked out once."""
 
-    def __init__(self, record: AuditRecord, callers: Callers | None = None) -> None:
-        super().__init__(record, callers)
+    def __init__(self, record: AuditRecord, callers: Callers | None = None, around: Surroundings | None = None) -> None:
+        super().__init__(record, callers, around)
         self.seen_at = record.seen_at
         self.now = self.seen_at.timestamp()
 
@@ -82,6 +101,13 @@ class Case(Seen):
     def request(self) -> str:
         """What all stages of one request share, and no other request does."""
         return self.record.correlation("")
+
+    @part
+    def evidence(self) -> Event:
+        """What exceptions keep of it."""
+        about = self.about
+        caller = _actor(self.acting_as.username or self.user.username)
+        return Event(self.now, self.record.audit_id, caller, about.kind, about.namespace, about.name)
 
     @part
     def _who(self) -> tuple[str, ...]:
@@ -107,12 +133,24 @@ class Engine:
     name = "rules"
     observes = AuditRecord
 
-    def __init__(self, metrics: Metrics | None = None, *, budget: Budget | None = None, tried: bool = False) -> None:
-        """Make one without rules; `tried`: correlations need not pass their tests here, which run in such an engine."""
-        self.correlator = Correlator(None if tried else failure)
+    def __init__(
+        self,
+        metrics: Metrics | None = None,
+        *,
+        budget: Budget | None = None,
+        holding: bool = False,
+        tried: bool = False,
+    ) -> None:
+        """Make one without rules.
+
+        `holding`: a rule that is slow again and again is held back from heavy events, as only a live stream may ask.
+        `tried`: correlations need not pass their tests here, which run in such an engine.
+        """
+        self.correlator = Correlator(None if tried else failure, excepted=self._excepted)
         self.tallies = Tallies()
         self.exceptions = Exceptions()
-        self.budget = budget or Budget(time.perf_counter, exact=time.thread_time)
+        self.context = Context()
+        self.budget = budget or Budget(time.perf_counter, exact=time.thread_time, holding=holding)
         self.levels = Levels()
         self.pulse = Pulse()
         self._metrics = metrics
@@ -122,6 +160,8 @@ class Engine:
         self._reported = Recent()
         self._started = Recent()
         self._counted = Recent()
+        self._asides: list[Finding] = []
+        """What is to be told beside the findings of rules."""
         self._cut = 0
         self._matched = 0
         self._dropped: dict[str, int] = {RATE: 0, EXCEPTION: 0, DEDUPE: 0, COUNTED: 0}
@@ -148,6 +188,7 @@ class Engine:
         self.correlator.forget(name)
         self._limiter.forget(name)
         self.budget.forget(name)
+        self.exceptions.forget(name)
         self.tallies.forget(name)
 
     def serving(self, name: str) -> Armed | None:
@@ -171,11 +212,13 @@ class Engine:
         if matcher is None:
             # Sorted, so that two rules on one event speak in the same order on every machine.
             compiled = [self._armed[name].compiled for name in sorted(self._armed)]
-            matcher = self._matcher = Matcher(compiled, budget=self.budget)
+            self.context.ask(asking for armed in self._armed.values() for asking in armed.asking)
+            context = None if self.context.idle else self.context
+            matcher = self._matcher = Matcher(compiled, budget=self.budget, context=context)
         self.pulse.beat(records)
         self.levels.note(records)
         for index, rules in matcher.match_batch(records):
-            case = Case(records[index], matcher.callers)
+            case = Case(records[index], matcher.callers, matcher.context)
             counted: list[str] = []
             for rule in rules:
                 finding = self._judge(self._armed[rule.name], case, counted)
@@ -186,6 +229,13 @@ class Engine:
                     finding = self._correlated(proven, case)
                     if finding is not None:
                         yield index, finding
+            if self.exceptions.due(case.now):
+                self._look(case)
+            if self._asides:
+                yield from self._told(index)
+        if self.budget.words:
+            self._held_back()
+            yield from self._told(len(records) - 1)
         if self._metrics is not None:
             self.tallies.publish(self._metrics)
             self.correlator.publish(self._metrics)
@@ -211,13 +261,14 @@ class Engine:
         self._matched += 1
         now = case.now
         open_fact = fact if record.stage in _UNFINISHED else b""
-        if rule.excepted(case, now):
+        if self._excepted(rule, case):
             self._dropped[EXCEPTION] += 1
             self._settle(open_fact, now)
             return None
         links = self.correlator.links
         if rule.name in links.filters and (name := self.correlator.hides(rule.name, case)):
             self.tallies.of(name).hit(case.seen_at)
+            self._report(self.exceptions.hide(name, name, "", case.evidence), case)
             self._dropped[EXCEPTION] += 1
             self._settle(open_fact, now)
             return None
@@ -231,7 +282,7 @@ class Engine:
             self._counted.forget(fact)
         elif rule.name in links.feeds:
             self._counted.note(fact, now)
-        return self._said(rule, case, case.key(rule.name), case.base, open_fact)
+        return self._said(rule, case, case.key(rule.name), self._base(rule, case), open_fact)
 
     def _correlated(self, proven: Correlated, case: Case) -> Finding | None:
         self._matched += 1
@@ -273,6 +324,91 @@ class Engine:
         self._settle(open_fact, now)
         return finding
 
+    def _base(self, rule: Armed, case: Case) -> dict[str, str]:
+        """Return the base signals, and whether something that nobody knows had a part in this match."""
+        if rule.compiled.asks:
+            case.unsure = False
+            rule.compiled.holds(case)
+            if case.unsure:
+                return {**case.base, "context": "unknown"}
+        return case.base
+
+    # Exceptions, and what is told of them
+
+    def _excepted(self, rule: Armed, case: Seen) -> bool:
+        """Whether an exception hides this match of the rule. It is kept as evidence; one that has lapsed is told."""
+        if not rule.exempt:
+            return False
+        assert isinstance(case, Case)
+        exempt = rule.exempted(case, case.now)
+        if exempt is not None:
+            one = exempt.exception
+            self._report(self.exceptions.hide(rule.name, one.name, one.owner, case.evidence), case)
+            return True
+        for lapsed in rule.lapsed(case, case.now):
+            self._report(self.exceptions.lapsed(rule.name, lapsed.exception, case.evidence), case)
+        return False
+
+    def _look(self, case: Case) -> None:
+        """See whether some exception is of no use any more."""
+        in_force = [
+            (armed.name, exempt.exception)
+            for name in sorted(self._armed)
+            for armed in (self._armed[name],)
+            for exempt in armed.exempt
+            if case.now < exempt.until
+        ]
+        for report in self.exceptions.look(case.now, in_force):
+            self._report(report, case)
+
+    def _report(self, report: Report | None, case: Case) -> None:
+        if report is not None:
+            self._aside(
+                "BehaviorBaselineDeviation",
+                (report.reason, report.rule, report.exception),
+                report.signals,
+                case.record,
+                severity=SEVERITIES[report.reason],
+            )
+
+    def _held_back(self) -> None:
+        """Tell which rules are not shown everything, because they are too slow."""
+        words, self.budget.words = self.budget.words, []
+        for word in words:
+            signals = {
+                "reason": SLOW_RULE,
+                "dropped": str(word.passed),
+                "limited.rule": word.rule,
+                "weight.bytes": str(word.weight),
+                "audit.id": Case(word.record).base.get("audit.id", ""),
+                "user": Case(word.record).base.get("user", ""),
+            }
+            self._aside("SourceRateLimited", (SLOW_RULE, word.rule), signals, word.record)
+            if self._metrics is not None:
+                self._metrics.count("ugallu_audit_rule_passed_over_total", word.passed, rule=word.rule)
+
+    def _aside(
+        self, kind: str, key: tuple[str, ...], signals: dict[str, str], record: AuditRecord, *,
+        severity: Severity | None = None,
+    ) -> None:  # fmt: skip
+        self._asides.append(
+            Finding(
+                type=CATALOGUE[kind],
+                about=external(ExternalKind.ENDPOINT, "ugallu-audit-detection", source="ugallu"),
+                key=msgspec.json.encode(key).decode(),
+                severity=severity,
+                signals=signals,
+                detected_at=record.seen_at,
+            )
+        )
+
+    def _told(self, index: int) -> Iterator[tuple[int, Finding]]:
+        """Yield what is to be told beside findings; like them it is counted."""
+        asides, self._asides = self._asides, []
+        for finding in asides:
+            self._matched += 1
+            yield index, finding
+
     def _settle(self, open_fact: bytes, now: float) -> None:
         """Remember that this request, which goes on, was judged; one that the limiter dropped gets a second look."""
         if open_fact:
@@ -310,6 +446,8 @@ class Engine:
                 started=self._started.snapshot(),
                 counted=self._counted.snapshot(),
                 correlations=self.correlator.snapshot(),
+                exceptions=self.exceptions.snapshot(),
+                context=self.context.snapshot(),
             )
         )
 
@@ -329,6 +467,9 @@ class Engine:
         self._started.restore(kept.started)
         self._counted.restore(kept.counted)
         self.correlator.restore(kept.correlations)
+        self.exceptions.restore(kept.exceptions)
+        self.context.restore(kept.context)
+        self._asides = []
 
     def books(self) -> Mapping[str, int]:
         """Return `matched` (rule and request, whatever the stage; reports of limiters too) and `dropped.<reason>`."""

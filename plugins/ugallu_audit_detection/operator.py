@@ -72,7 +72,7 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
             self._state.invalid = str(error)
             raise
         self._state.invalid, self._state.loaded_at = "", utc_seconds(platform.clock.now())
-        engine = Engine(platform.metrics)
+        engine = Engine(platform.metrics, holding=platform.settings.audit.follow)
         rules = Rules(
             engine,
             cluster=platform.cluster,

@@ -31,6 +31,11 @@ class Pulse:
         self.events = 0
         self.newest: AuditRecord | None = None
 
+    @property
+    def event_time(self) -> float | None:
+        """When the newest event was, in seconds since the epoch; None before there was one."""
+        return self.newest.seen_at.timestamp() if self.newest is not None else None
+
     def beat(self, records: Sequence[AuditRecord]) -> None:
         """Take note of a batch."""
         if records:

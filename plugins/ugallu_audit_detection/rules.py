@@ -260,6 +260,8 @@ class Rules:
                 self._engine.levels,
                 self._clock.now(),
                 slow=self._engine.budget.slow(known.armed.name),
+                hidden=self._engine.exceptions.of(known.armed.name),
+                event_time=self._engine.pulse.event_time,
             )
         return with_links(said, known.armed, self._engine.correlator)
 

@@ -38,8 +38,16 @@ TEST_FAILED: Final = "TestFailed"
 class Correlator:
     """Kept by the engine: told of every rule that serves, and of every match."""
 
-    def __init__(self, trial: Trial | None = None, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        trial: Trial | None = None,
+        *,
+        max_bytes: int = MAX_BYTES,
+        excepted: Callable[[Armed, Seen], bool] | None = None,
+    ) -> None:
+        """Make one; `excepted` tells whether a correlation's exception hides an event from it, and keeps account."""
         self._trial = trial
+        self._excepted = excepted or (lambda armed, case: armed.excepted(case, case.record.seen_at.timestamp()))
         self._max_bytes = max_bytes
         self._members: dict[str, Member] = {}
         self._groups: dict[str, Groups] = {}
@@ -129,7 +137,7 @@ class Correlator:
             if name not in waiting:
                 continue
             member = self._members[name]
-            if member.plan is None or member.armed.excepted(case, at):
+            if member.plan is None or self._excepted(member.armed, case):
                 continue
             for group, crossing in self._take(name, member.plan, case, at, waiting[name]):
                 yield Correlated(member.armed, member.plan, group, crossing)

@@ -45,7 +45,7 @@ class Matcher:
     ) -> None:
         self.rules = tuple(rules)
         self._budget = budget
-        self._context = context
+        self.context = context
         self._active = tuple(rule for rule in rules if rule.spec.enabled and not rule.never_matches)
         self._all = (1 << len(self._active)) - 1
         self._indexes = tuple(
@@ -72,7 +72,7 @@ class Matcher:
             cases = self._open(key, record)
         if not cases:
             return NONE
-        view = RecordView(record, self.callers, self._context)
+        view = RecordView(record, self.callers, self.context)
         if self._budget is not None:
             return self._budget.spent(cases, view)
         return [rule for rule, holds in cases if holds(view)]
@@ -80,7 +80,7 @@ class Matcher:
     def match_batch(self, records: Iterable[AuditRecord]) -> Iterator[tuple[int, Sequence[CompiledRule]]]:
         """Yield the index of each record that matches some rule, and the rules; what it changes is noted after that."""
         match = self.match
-        note = self._context.note if self._context is not None else None
+        note = self.context.note if self.context is not None else None
         for index, record in enumerate(records):
             hits = match(record)
             if hits:

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from ugallu.sdk import AuditRecord, SigmaEmit, SigmaMatch, SigmaRuleSpec, decode_strict
 from ugallu.testing import rules_reference as reference
+from ugallu.testing.rules import rule_spec
+from ugallu_audit_detection.arming import arm, failure
 from ugallu_audit_detection.context import MAX_OBJECTS, MAX_SUBJECTS, Context
+from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import RuleError
 from ugallu_audit_detection.sigma.match import Matcher
@@ -401,3 +404,85 @@ def test_invented_histories_agree_with_the_reference(match: dict[str, Any], even
         context = Context()
         context.ask([one])
         context.restore(kept)
+
+
+# --------------------------------------------------------------------------------------------------------- in the engine
+
+
+def at(second: int, event: Event, **more: Any) -> AuditRecord:
+    stamp = f"2026-01-01T00:00:{second:02}.000000Z"
+    times = {"requestReceivedTimestamp": stamp, "stageTimestamp": stamp}
+    return record({"stage": "ResponseComplete", **times, "user": {"username": "eve"}, **event, **more})
+
+
+def engine(**changes: Any) -> Engine:
+    made = Engine()
+    made.arm(arm("r", rule_spec(**changes), {}))
+    return made
+
+
+def found(made: Engine, *records: AuditRecord) -> list[str]:
+    """Per finding what its signals say of the context."""
+    return [finding.signals.get("context", "known") for _, finding in made.inspect_batch(records)]
+
+
+def test_a_finding_says_when_something_unknown_had_a_part_in_it() -> None:
+    """Whoever reads it knows that the rule was lenient, and not sure."""
+    made = engine(match={**PRIVILEGED, "whenUnknown": "holds"})
+    assert found(made, at(0, execute("never-seen"))) == ["unknown"]
+    assert found(made, at(1, pod(True)), at(2, execute())) == ["known"]
+    assert found(made, at(3, pod(False, "meek")), at(4, execute("meek"))) == []
+
+
+@pytest.mark.parametrize("cut", range(5))
+def test_the_past_is_the_same_however_a_stream_is_cut(cut: int) -> None:
+    """What was remembered travels in the checkpoint; a batch that is looked at again finds what it found."""
+    events = [
+        at(0, webhooks("Fail", "create")),
+        at(1, webhooks("Ignore")),
+        at(2, webhooks("Fail")),
+        at(3, webhooks("Ignore")),
+    ]
+    whole = engine(match=NO_LONGER_CLOSED)
+    assert len(found(whole, *events)) == 2
+    first, second = engine(match=NO_LONGER_CLOSED), engine(match=NO_LONGER_CLOSED)
+    before = found(first, *events[:cut])
+    kept = first.snapshot()
+    found(first, *events[cut:])
+    first.restore(kept)
+    second.restore(kept)
+    assert found(first, *events[cut:]) == found(second, *events[cut:])
+    assert len(before) + len(found(restored(kept), *events[cut:])) == 2
+    assert first.snapshot() == second.snapshot()
+
+
+def restored(state: bytes) -> Engine:
+    made = engine(match=NO_LONGER_CLOSED)
+    made.restore(state)
+    return made
+
+
+def test_an_exception_may_ask_for_the_past_too() -> None:
+    """A known update of what already stood there is expected; the first one is not."""
+    same = {"match": {"objectRef": {"resource": ["validatingwebhookconfigurations"]},
+                      "previous": [{"jsonPath": "$.webhooks[*].failurePolicy", "patterns": ["Ignore"]}]},
+            "name": "open", "owner": "team", "reason": "it always was"}  # fmt: skip
+    asked = {"objectRef": NO_LONGER_CLOSED["objectRef"], "objectGlob": NO_LONGER_CLOSED["objectGlob"]}
+    made = engine(match=asked, suppress={"exceptions": [same]})
+    assert len(found(made, at(0, webhooks("Ignore", "create")), at(1, webhooks("Ignore")))) == 1
+
+
+def test_a_rule_tests_itself_on_a_history() -> None:
+    """`before` lists what came first; without it nobody knows."""
+    test = {"name": "no longer closed", "expect": "hit", "event": webhooks("Ignore")}
+    spec = rule_spec(match=NO_LONGER_CLOSED, tests=[{**test, "before": [webhooks("Fail", "create")]}])
+    assert failure(arm("r", spec, {})) == ""
+    assert "got a miss" in failure(arm("r", rule_spec(match=NO_LONGER_CLOSED, tests=[test]), {}))
+
+
+def test_a_rule_that_asks_nothing_of_the_past_costs_no_memory() -> None:
+    """Writes are not even looked at."""
+    made = engine()
+    found(made, at(0, webhooks("Fail", "create")), at(1, pod(True)))
+    assert made.context.idle
+    assert made.context.snapshot() == Context().snapshot()

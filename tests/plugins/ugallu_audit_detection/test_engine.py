@@ -47,11 +47,11 @@ def everything(made: Engine, records: Sequence[AuditRecord]) -> list[Finding]:
 
 
 def is_report(finding: Finding) -> bool:
-    return finding.type.name == "SourceRateLimited"
+    return finding.type.name in ("SourceRateLimited", "BehaviorBaselineDeviation")
 
 
 def run(made: Engine, records: Sequence[AuditRecord]) -> list[Finding]:
-    """What rules say, without what the engine says of their limiters."""
+    """What rules say, without what the engine says of their limiters and exceptions."""
     return [finding for finding in everything(made, records) if not is_report(finding)]
 
 
@@ -224,7 +224,8 @@ def test_an_exception_holds_until_it_expires() -> None:
     made = engine(rule)
     findings = run(made, [at(0, user=user), at(1), at(600, user=user)])
     assert [f.signals["user"] for f in findings] == ["alice", "system:serviceaccount:backup:runner"]
-    assert {name: count for name, count in made.books().items() if count} == {"matched": 3, "dropped.exception": 1}
+    # Three matches, and that the exception is expired.
+    assert {name: count for name, count in made.books().items() if count} == {"matched": 4, "dropped.exception": 1}
 
 
 @pytest.mark.parametrize(
@@ -439,6 +440,25 @@ def test_a_rule_that_takes_too_long_is_told() -> None:
     assert made.budget.slow("pod-read")
     made.arm(armed())
     assert not made.budget.overruns
+
+
+def test_a_rule_that_is_held_back_is_told() -> None:
+    """At once, and then with the number of events that it was not shown; a replay holds nothing back."""
+    seconds = iter(range(10_000))
+    metrics = Metrics()
+    made = Engine(metrics, budget=Budget(lambda: float(next(seconds)), holding=True))
+    made.arm(armed())
+    events = [at(index, user={"username": f"u{index}"}) for index in range(SLOW + 5)]
+    found = everything(made, [*events, at(100, user={"username": "eve"})])
+    reports = [finding for finding in found if is_report(finding)]
+    assert [(one.signals["reason"], one.signals["limited.rule"], one.signals["dropped"]) for one in reports] == [
+        ("rule_held_back", "pod-read", "0"), ("rule_held_back", "pod-read", "6"),
+    ]  # fmt: skip
+    assert reports[1].signals["user"] == "eve"
+    assert len(found) - len(reports) == SLOW
+    assert metrics.value("ugallu_audit_rule_passed_over_total", rule="pod-read") == 6
+    assert made.books()["matched"] == SLOW + 2
+    assert Engine().budget.overruns == {}
 
 
 def test_metrics_count_each_match_once() -> None:

@@ -1,14 +1,13 @@
 """The life of a SigmaRule: compiled, tested, armed; a bad edit keeps the last good version; counts that survive."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
 from ugallu.api.meta import Condition
 from ugallu.api.sigma import SigmaRule
-from ugallu.cluster.embedded import cluster as embedded
 from ugallu.cluster.port import Key
 from ugallu.metrics import Metrics
 from ugallu.testing.audit import audit_event, audit_record
@@ -22,6 +21,9 @@ from ugallu_audit_detection.shares import MAX_REPLICAS
 from ugallu_audit_detection.sigma.budget import Overruns
 from ugallu_audit_detection.sigma.match import Matcher
 
+if TYPE_CHECKING:
+    from ugallu.cluster.embedded.cluster import EmbeddedCluster
+
 BROKEN: dict[str, Any] = {"match": {"requestObjectGlob": [{"jsonPath": "$..deep.field", "patterns": ["*"]}]}}
 
 
@@ -30,7 +32,7 @@ class House:
 
     def __init__(self, directory: Path, beside: "House | None" = None, instance: str = "one") -> None:
         self.clock: ManualClock = beside.clock if beside else ManualClock()
-        self.cluster: embedded.EmbeddedCluster = beside.cluster if beside else memory_cluster(self.clock, judging=False)
+        self.cluster: EmbeddedCluster = beside.cluster if beside else memory_cluster(self.clock, judging=False)
         self.calls = FaultyCluster(self.cluster, lambda _: None)
         self.metrics = Metrics()
         self.directory = directory / instance if beside else directory
