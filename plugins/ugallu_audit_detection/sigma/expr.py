@@ -449,6 +449,9 @@ def _built_atom(atom: Atom) -> Holds:
         else value_test(test)
     )
 
+    if atom.part is Part.STATUS:
+        return _coded(hit)
+
     def holds(view: RecordView) -> bool:
         for value in read(view):  # noqa: SIM110 - a loop is twice as fast as any() with a generator
             if hit(value):
@@ -456,6 +459,20 @@ def _built_atom(atom: Atom) -> Holds:
         return False
 
     return _guarded(atom, holds)
+
+
+def _coded(hit: ValueTest) -> Holds:
+    """Return what tests the response code, the one value of a status that is no text.
+
+    Rules about refusals ask it of every event, so the answers for all real codes are known beforehand.
+    """
+    codes = frozenset(code for code in range(1, 1000) if hit(code))
+
+    def holds(view: RecordView) -> bool:
+        code = view.response.code
+        return code in codes or (not 0 <= code < 1000 and hit(code))
+
+    return holds
 
 
 def _guarded(atom: Atom, holds: Holds) -> Holds:

@@ -92,10 +92,18 @@ def impersonated_extra(key: str) -> Field:
     return Field(f"impersonatedUser.extra.{key}", Part.USER, Shape.TEXTS, read)
 
 
+def annotation_clue(key: str) -> bytes:
+    """Return what the bytes of annotations hold if they have a key like this; nothing where JSON may spell it anew."""
+    return b"" if re.search(r'["\\\x00-\x1f]', key) else max(re.split(r"[*?]", key), key=len).encode()
+
+
 def annotation(key: str) -> Field:
     """One annotation; absent is no value, empty is one."""
+    clue = annotation_clue(key)
 
     def read(view: RecordView) -> tuple[str, ...]:
+        if "annotations" not in view.__dict__ and view.lacks_annotation(clue):
+            return ()
         value = view.annotations.get(key)
         return () if value is None else (value,)
 
@@ -152,14 +160,17 @@ def authentication(segments: tuple[str, ...], *, leaves: bool = True) -> Field:
 
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]+").fullmatch
+_EVERYWHERE = frozenset(("add", "data", "image", "key", "kind", "name", "path", "type", "value"))
+"""Keys, or parts of words, that nearly every body holds: as a clue the one before them in the path says more."""
 
 
 def _clue(steps: tuple[Step, ...], part: Part) -> bytes:
-    """Return what the bytes of a body must hold for the steps to name anything: the last key.
+    """Return what the bytes of a body must hold for the steps to name anything: the last key that tells something.
 
     In a JSON Patch keys stand inside pointers, so in the effective object the key counts without its quotes.
     """
-    key = next((step for step in reversed(steps) if isinstance(step, str)), "")
+    keys = [step for step in reversed(steps) if isinstance(step, str)]
+    key = next((each for each in keys if each not in _EVERYWHERE), keys[0] if keys else "")
     if not _PLAIN_KEY(key):
         return b""
     return key.encode() if part is Part.EFFECTIVE else f'"{key}"'.encode()

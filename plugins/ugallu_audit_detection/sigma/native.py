@@ -210,8 +210,11 @@ def _annotation(key: str, patterns: Sequence[str], where: str) -> Expr:
         return Atom(fields.annotation(key), test)
     wanted = any_pattern((glob(key, where=where),))
     hit = test.on_text() if isinstance(test, Texts) else value_test(test)
+    clue = fields.annotation_clue(key)
 
     def holds(view: RecordView) -> bool:
+        if "annotations" not in view.__dict__ and view.lacks_annotation(clue):
+            return False
         return any(wanted(name) and hit(value) for name, value in view.annotations.items())
 
     return Check(f"an annotation like {key} {test}", Part.ANNOTATIONS, holds)
