@@ -286,6 +286,8 @@ async def replies(
             _bound(stream._stream, limit)  # noqa: SLF001 - as above
             while (message := await stream.recv_message()) is not None:
                 yield message
+            # grpclib does not look at how it ended once the connection is closing.
+            await stream.recv_trailing_metadata()
     except (GRPCError, StreamTerminatedError, ProtocolError, AssertionError, OSError) as error:
         raise translated(error) from error
 
