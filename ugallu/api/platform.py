@@ -6,7 +6,7 @@ from typing import ClassVar
 from msgspec import field
 
 from ugallu.api.bundle import SigningMode
-from ugallu.api.k8s import LocalObjectReference
+from ugallu.api.k8s import LocalObjectReference, SecretKeySelector
 from ugallu.api.meta import AGE, Column, Config, ConfigStatus, Kind, Resource, Wire, always
 from ugallu.api.scalars import Duration, Off, Quantity
 
@@ -115,6 +115,21 @@ class RekorConfig(Wire, frozen=True, kw_only=True):
     """Upload entries to the log."""
     url: str
     """Log base URL."""
+    api_version: int = 1
+    """Generation of the log, 1 or 2; a log of generation 2 signs no time, so that certificates need an authority's."""
+    read_url: str = ""
+    """Where the tiles of a log of generation 2 are read; empty = url."""
+    ca_bundle_secret: SecretReference | None = None
+    """Secret with trust bundle in key ca.crt; empty = system."""
+
+
+class TimestampAuthorityConfig(Wire, frozen=True, kw_only=True):
+    """Who signs when a signature was made (RFC 3161)."""
+
+    url: str
+    """Whole URL of the service, with its path."""
+    ca_bundle_secret: SecretReference | None = None
+    """Secret with trust bundle in key ca.crt; empty = system."""
 
 
 class AttestorConfigSpec(Config, frozen=True, kw_only=True):
@@ -130,6 +145,10 @@ class AttestorConfigSpec(Config, frozen=True, kw_only=True):
     """How verifiers treat two signatures."""
     rekor: RekorConfig
     """Transparency log endpoint."""
+    timestamp_authority: TimestampAuthorityConfig | None = None
+    """Authority whose timestamp each bundle carries."""
+    trusted_root_ref: SecretKeySelector | None = None
+    """Secret with the trusted root that evidence is checked against, key trusted-root.json as a rule."""
 
 
 class AttestorConfig(Resource, frozen=True, kw_only=True):
