@@ -65,7 +65,7 @@ from ugallu.api.subject import Clue, ExternalKind, Subject, external
 from ugallu.bus.hub import Hub as EventBus
 from ugallu.bus.lanes import check_consumer
 from ugallu.clock import Clock
-from ugallu.cluster.port import ANY, Cluster, Key, NotFoundError, Preconditions, View, key_of
+from ugallu.cluster.port import ANY, Cache, Cluster, Key, NotFoundError, Preconditions, View, key_of
 from ugallu.emit.port import Emitter
 from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError, UgalluError
 from ugallu.metrics import Metrics
@@ -109,6 +109,7 @@ __all__ = [
     "Batch",
     "BatchDetector",
     "BridgeSilence",
+    "Cache",
     "Checkpoint",
     "Clock",
     "Clue",

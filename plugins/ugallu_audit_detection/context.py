@@ -15,7 +15,18 @@ import msgspec
 from ugallu.sdk import AuditObject, AuditRecord
 from ugallu_audit_detection.memory import digest
 from ugallu_audit_detection.sigma.compile import CompiledRule
-from ugallu_audit_detection.sigma.questions import BINDINGS, RBAC, ROLES, Answer, Of, Question, RoleRef
+from ugallu_audit_detection.sigma.questions import (
+    BINDINGS,
+    RBAC,
+    ROLES,
+    Answer,
+    Known,
+    Of,
+    Question,
+    RoleRef,
+    grantee,
+    grantees,
+)
 from ugallu_audit_detection.sigma.surroundings import name_of, role_of
 from ugallu_audit_detection.sigma.view import RecordView
 
@@ -59,6 +70,8 @@ class Context:
     """Answers by object. A rule set says what to ask; `note` reads a write, after the rules were asked about it."""
 
     def __init__(self) -> None:
+        self.inventory: Known | None = None
+        """The live cluster, for what the stream does not know; none in a replay."""
         self._asked: dict[str, dict[bytes, Question]] = {}
         self._groups: dict[str, frozenset[str] | None] = {}
         self._binds = False
@@ -199,7 +212,10 @@ class Context:
     def pod(self, namespace: str, name: str, question: Question) -> Answer | None:
         """Return the answer for a Pod."""
         answers = self.object("", "pods", namespace, name)
-        return answers.get(question.id) if answers is not None else None
+        answer = answers.get(question.id) if answers is not None else None
+        if answer is None and self.inventory is not None:
+            return self.inventory.pod(namespace, name, question)
+        return answer
 
     def role(self, role: RoleRef, question: Question) -> bool | None:
         """Whether the role grants what is asked."""
@@ -208,27 +224,28 @@ class Context:
         plural = "roles" if role.kind == "Role" else "clusterroles"
         answers = self.object(RBAC, plural, role.namespace, role.name)
         answer = answers.get(question.id) if answers is not None else None
-        return None if answer is None else bool(answer)
+        if answer is None:
+            return self.inventory.role(role, question) if self.inventory is not None else None
+        return bool(answer)
 
     def bound(self, plural: str, namespace: str, name: str) -> RoleRef | None:
         """Return the role that a binding gives."""
         binding = self._bindings.get((plural, namespace, name))
-        return RoleRef(*binding.role) if binding is not None else None
+        if binding is None:
+            return self.inventory.bound(plural, namespace, name) if self.inventory is not None else None
+        return RoleRef(*binding.role)
 
     def account(self, namespace: str, name: str, question: Question, *, cluster_wide: bool) -> bool | None:
-        """Whether a ServiceAccount is known to hold what is asked. That it does not, a stream can never tell."""
-        for subject in (
-            f"u:system:serviceaccount:{namespace}:{name}",
-            "g:system:serviceaccounts",
-            f"g:system:serviceaccounts:{namespace}",
-            "g:system:authenticated",
-        ):
+        """Whether a ServiceAccount holds what is asked. That it does not, only a live cluster can tell."""
+        for subject in grantees(namespace, name):
             for binding in self._given.get(subject, {}).values():
                 if cluster_wide and binding.plural != "clusterrolebindings":
                     continue
                 if self.role(RoleRef(*binding.role), question):
                     return True
-        return None
+        if self.inventory is None:
+            return None
+        return self.inventory.account(namespace, name, question, cluster_wide=cluster_wide)
 
     # What a restart must not lose
 
@@ -263,10 +280,7 @@ def _subjects(body: object, namespace: str) -> tuple[str, ...] | None:
 
 
 def _subject(one: dict[str, object], namespace: str) -> str:
-    name = one.get("name")
+    kind, name, own = one.get("kind"), one.get("name"), one.get("namespace")
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
         return ""
-    if one.get("kind") == "ServiceAccount":
-        own = one.get("namespace")
-        return f"u:system:serviceaccount:{own if isinstance(own, str) and own else namespace}:{name}"
-    return f"{'g' if one.get('kind') == 'Group' else 'u'}:{name}"
+    return grantee(kind if isinstance(kind, str) else "", name, own if isinstance(own, str) and own else namespace)

@@ -25,10 +25,12 @@ from ugallu.sdk import (
 )
 from ugallu_audit_detection import bus
 from ugallu_audit_detection.engine import Engine
+from ugallu_audit_detection.inventory import Inventory
 from ugallu_audit_detection.lastgood import LastGood
 from ugallu_audit_detection.pulse import Watch
 from ugallu_audit_detection.redact import redacted, scrubbed
 from ugallu_audit_detection.rules import Rules
+from ugallu_audit_detection.sigma.questions import BINDINGS, RBAC, ROLES
 
 _GROUP = "security.ugallu.io"
 
@@ -45,6 +47,9 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
         Grant(_GROUP, ("sigmarules",), ("get", "list", "watch")),
         Grant(_GROUP, ("sigmarules/status",), ("patch",)),
         Grant(_GROUP, ("auditdetectionconfigs",), ("get",), names=(bus.NAME,)),
+        # For rules that ask which Pod is entered and which rights are behind it; watched from the first such rule on.
+        Grant("", ("pods",), ("list", "watch")),
+        Grant(RBAC, (*ROLES, *BINDINGS), ("list", "watch")),
     )
     placement = Placement.EVERY_REPLICA
     workload = Workload(
@@ -73,6 +78,9 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
             raise
         self._state.invalid, self._state.loaded_at = "", utc_seconds(platform.clock.now())
         engine = Engine(platform.metrics, holding=platform.settings.audit.follow)
+        audit = platform.settings.audit
+        # A replay knows what its log says and nothing else, else the same log would not give the same events.
+        inventory = Inventory(platform.cache) if audit.follow and not platform.cluster.embedded else None
         rules = Rules(
             engine,
             cluster=platform.cluster,
@@ -80,9 +88,9 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
             metrics=platform.metrics,
             last_good=LastGood(platform.state / "rules"),
             instance=platform.settings.instance,
+            inventory=inventory,
         )
-        services: list[Service] = [rules]
-        audit = platform.settings.audit
+        services: list[Service] = [rules, *([inventory] if inventory is not None else [])]
         if audit.follow and (audit.files or audit.webhook.listen):
             services.append(
                 Watch(engine.pulse, emitter=platform.emitter, clock=platform.clock, identity=platform.identity)

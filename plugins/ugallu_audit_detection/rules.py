@@ -35,6 +35,7 @@ from ugallu_audit_detection import conditions
 from ugallu_audit_detection.arming import Armed, arm, failure
 from ugallu_audit_detection.correlation.status import with_links
 from ugallu_audit_detection.engine import Engine
+from ugallu_audit_detection.inventory import Inventory
 from ugallu_audit_detection.lastgood import LastGood
 from ugallu_audit_detection.shares import EARLIER, Sums, folded, shares, sums
 from ugallu_audit_detection.shares import written as as_patch
@@ -88,9 +89,11 @@ class Rules:
         metrics: Metrics,
         last_good: LastGood,
         instance: str = "embedded",
+        inventory: Inventory | None = None,
     ) -> None:
         self._engine = engine
         self._instance = instance
+        self._inventory = engine.context.inventory = inventory
         self._cluster = cluster
         self._clock = clock
         self._metrics = metrics
@@ -146,7 +149,7 @@ class Rules:
         if not rule.spec.enabled:
             self._engine.disarm(name)
         elif known.good and known.armed is not None:
-            self._engine.arm(known.armed)
+            self._arm(known.armed)
             self._last_good.keep(name, rule.spec)
         else:
             known.last_good = self._fall_back(rule)
@@ -168,8 +171,13 @@ class Rules:
             armed = arm(name, spec, rule.metadata.labels)
         except RuleError:  # it served under an earlier release of ours
             return False
-        self._engine.arm(armed)
+        self._arm(armed)
         return True
+
+    def _arm(self, armed: Armed) -> None:
+        if self._inventory is not None:
+            self._inventory.want(asked for rule in armed.asking for asked in rule.asks)
+        self._engine.arm(armed)
 
     def _count(self, before: str, after: str) -> None:
         for state, step in ((before, -1), (after, 1)):

@@ -39,7 +39,7 @@ class Question:
 
     def touched(self, group: str, plural: str, patch: Any) -> bool:  # noqa: ANN401 - any JSON
         """Whether a partial object writes anything at the path; where it does not, the old answer stands."""
-        return any(_touches(patch, steps) for steps in _rooted(self.path, group, plural))
+        return any(_touches(patch, steps) for steps in ways(self.path, group, plural))
 
 
 def hit(path: Path, wanted: Callable[[Any], bool], sentence: str) -> Question:
@@ -105,8 +105,8 @@ def _url(given: str, wanted: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _rooted(path: Path, group: str, plural: str) -> tuple[tuple[Step, ...], ...]:
-    """The ways from an object of this resource to what a path names, its aliases resolved."""
+def ways(path: Path, group: str, plural: str) -> tuple[tuple[Step, ...], ...]:
+    """Return the ways from an object of this resource to what a path names, its aliases resolved."""
     if path.root == "$":
         return (path.steps,)
     spec = POD_SPECS.get((group, plural))
@@ -120,7 +120,7 @@ def _rooted(path: Path, group: str, plural: str) -> tuple[tuple[Step, ...], ...]
 
 @lru_cache(maxsize=1024)
 def _walks(path: Path, group: str, plural: str) -> tuple[Walk, ...]:
-    return tuple(walk(steps) for steps in _rooted(path, group, plural))
+    return tuple(walk(steps) for steps in ways(path, group, plural))
 
 
 def _touches(node: Any, steps: tuple[Step, ...], at: int = 0) -> bool:  # noqa: ANN401 - any JSON
@@ -135,6 +135,23 @@ def _touches(node: Any, steps: tuple[Step, ...], at: int = 0) -> bool:  # noqa: 
     if isinstance(step, str):
         return step in node and _touches(node[step], steps, at + 1)
     return any(_touches(item, steps, at + 1) for item in node.values())
+
+
+def grantee(kind: str, name: str, namespace: str) -> str:
+    """Spell a subject of a binding, a ServiceAccount as the user that it is; `namespace` is its own."""
+    if kind == "ServiceAccount":
+        return f"u:system:serviceaccount:{namespace}:{name}"
+    return f"{'g' if kind == 'Group' else 'u'}:{name}"
+
+
+def grantees(namespace: str, account: str) -> tuple[str, ...]:
+    """Return the subjects that mean a ServiceAccount: itself, and the groups that it is in."""
+    return (
+        f"u:system:serviceaccount:{namespace}:{account}",
+        "g:system:serviceaccounts",
+        f"g:system:serviceaccounts:{namespace}",
+        "g:system:authenticated",
+    )
 
 
 class Of(enum.Enum):
@@ -163,12 +180,8 @@ class RoleRef(NamedTuple):
     namespace: str = ""
 
 
-class Surroundings(Protocol):
-    """What is known around an event, before it. Every answer may be None: unknown."""
-
-    def object(self, group: str, plural: str, namespace: str, name: str) -> Mapping[bytes, Answer] | None:
-        """Return the answers for an object as it was before the event."""
-        ...
+class Known(Protocol):
+    """Pods, roles and bindings, as far as they are known. Every answer may be None: unknown."""
 
     def pod(self, namespace: str, name: str, question: Question) -> Answer | None:
         """Return the answer for a Pod."""
@@ -184,4 +197,12 @@ class Surroundings(Protocol):
 
     def account(self, namespace: str, name: str, question: Question, *, cluster_wide: bool) -> bool | None:
         """Whether a ServiceAccount holds what is asked."""
+        ...
+
+
+class Surroundings(Known, Protocol):
+    """What is known around an event, before it."""
+
+    def object(self, group: str, plural: str, namespace: str, name: str) -> Mapping[bytes, Answer] | None:
+        """Return the answers for an object as it was before the event."""
         ...

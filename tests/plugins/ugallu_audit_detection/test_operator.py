@@ -56,11 +56,15 @@ def test_a_rule_may_choose_any_type() -> None:
 
 
 def test_it_may_touch_little() -> None:
-    """No Pods, no Secrets, and no rule's spec."""
+    """It reads Pods and rights for rules that ask, no Secrets; and it writes no rule's spec."""
     assert {(resource, grant.verbs) for grant in AuditDetection.grants for resource in grant.resources} == {
         ("sigmarules", ("get", "list", "watch")),
         ("sigmarules/status", ("patch",)),
         ("auditdetectionconfigs", ("get",)),
+        *(
+            (read, ("list", "watch"))
+            for read in ("pods", "roles", "clusterroles", "rolebindings", "clusterrolebindings")
+        ),
     }
 
 
