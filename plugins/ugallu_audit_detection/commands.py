@@ -1,4 +1,4 @@
-"""`ugallu rules`: run the tests that rules carry, say what a rule needs to be able to fire, list what files hold."""
+"""`ugallu rules`: run the tests that rules carry, say what a rule needs and what an audit policy hides, list rules."""
 
 import argparse
 from collections.abc import Callable
@@ -29,7 +29,25 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         command.add_argument("paths", nargs="+", metavar="PATH", help=_FORMS)
         command.set_defaults(run=_call(does))
     explain.set_defaults(run=_call("explain_rules"))
-    for command in (tests, explain, listing):
+    covered = own.add_parser(
+        "coverage",
+        help="say which rules can fire under an audit policy, or by what a log shows",
+        description="Hold each rule that is on against an audit policy: its requests, and the events of its own tests "
+        "as the policy would show them. Exit status: 0 every rule can fire, 1 one is blind, in part or wholly.",
+    )
+    covered.add_argument("--audit-policy", type=Path, metavar="FILE", help="the file of --audit-policy-file")
+    smallest = own.add_parser(
+        "policy",
+        help="write the smallest audit policy under which rules see what they look for",
+        description="Write the policy on stdout; with --audit-log also how much an API server would write under it.",
+    )
+    for command, does in ((covered, "coverage_report"), (smallest, "policy_report")):
+        command.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=f"{_FORMS}; none: the default rules")
+        command.add_argument(
+            "--audit-log", action="append", default=[], type=Path, metavar="FILE", help="a log, plain, gzip or zstd"
+        )
+        command.set_defaults(run=_policy(does))
+    for command in (tests, explain, listing, covered, smallest):
         command.add_argument("--json", action="store_true", help="one JSON object on stdout instead of text")
 
 
@@ -41,6 +59,18 @@ def _call(does: str) -> Callable[[argparse.Namespace], int]:
 
         work: Callable[[Any], Report] = getattr(report, does)
         return report.show(work(_paths(args)), as_json=args.json)
+
+    return run
+
+
+def _policy(does: str) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        from ugallu_audit_detection.audit_policy import report
+        from ugallu_audit_detection.report import show
+
+        if does == "coverage_report":
+            return show(report.coverage_report((args.paths, args.audit_policy, args.audit_log)), as_json=args.json)
+        return show(report.policy_report((args.paths, args.audit_log)), as_json=args.json)
 
     return run
 

@@ -239,6 +239,15 @@ def _json(path: Path, text: str) -> Iterator[tuple[Any, Lines]]:
         raise PermanentError(f"no JSON: {error}", where=f"{path}:{line}", fix="check it with a JSON linter") from error
 
 
+def documents(path: Path) -> Iterator[tuple[Any, Lines]]:
+    """Yield the YAML or JSON documents in a file, each with the line of every value in it.
+
+    Raises `PermanentError` with file and line for what is none, or would cost too much to read.
+    """
+    text = _read(path)
+    yield from (_json if _is_json(path, text) else _yaml)(path, text)
+
+
 # YAML
 
 

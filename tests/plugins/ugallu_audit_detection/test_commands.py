@@ -10,6 +10,8 @@ from ugallu.cli.main import main
 from ugallu.testing.audit import audit_event
 from ugallu.testing.rules import sigma_rule
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
 
 def put(directory: Path, name: str, **changes: object) -> Path:
     path = directory / f"{name}.json"
@@ -139,3 +141,47 @@ def test_help_imports_nothing_heavy() -> None:
         "sys.exit(any(m in sys.modules for m in ('yaml', 're2', 'sigma', 'msgspec')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_coverage_names_what_a_policy_hides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Blind rules first, each with the requests it misses; the status tells a script."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n")
+    rules = str(EXAMPLES / "rules")
+    assert main(["rules", "coverage", rules, "--audit-policy", str(policy)]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert "cannot  host-namespaces  (needs Request)" in told
+    assert told[0].startswith("cannot ")
+    assert "          create pods: Metadata, needs Request" in told
+    assert any(line.startswith("can     exec-by-workload") for line in told)
+    policy.write_text("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: RequestResponse}]\n")
+    assert main(["rules", "coverage", rules, "--audit-policy", str(policy), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["cannot"], said["partly"]) == (0, 0)
+
+
+def test_coverage_by_a_log_says_what_it_cannot_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rule whose requests are not in the log is neither blind nor fine."""
+    log = tmp_path / "audit.log"
+    log.write_text('{"kind":"Event","level":"Metadata","verb":"create","stage":"ResponseComplete",'
+                   '"objectRef":{"resource":"pods"},"user":{"username":"a"}}\n')  # fmt: skip
+    assert main(["rules", "coverage", str(EXAMPLES / "rules"), "--audit-log", str(log)]) == 1
+    told = capsys.readouterr().out
+    assert "cannot  host-namespaces" in told
+    assert "unseen  events-deleted" in told
+
+
+def test_policy_writes_a_file_that_coverage_is_content_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What one command writes the other one reads, and no example rule is blind under it."""
+    rules, policy = str(EXAMPLES / "rules"), tmp_path / "policy.yaml"
+    assert main(["rules", "policy", rules, "--audit-log", str(EXAMPLES / "audit.jsonl.gz")]) == 0
+    written = capsys.readouterr().out
+    assert "events and" in written.splitlines()[1]
+    policy.write_text(written)
+    assert main(["rules", "coverage", rules, "--audit-policy", str(policy)]) == 0
+
+
+def test_coverage_needs_a_witness(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither policy nor log is wrong use, and says what to give."""
+    assert main(["rules", "coverage"]) == 2
+    assert "--audit-policy" in capsys.readouterr().err
