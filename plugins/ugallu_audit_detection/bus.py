@@ -169,10 +169,12 @@ class Status:
     def _wanted(self, found: AuditDetectionConfig) -> AuditDetectionConfigStatus:
         generation = found.metadata.generation
         conditions = _placed(found.status.conditions, self._serving(generation))
-        return AuditDetectionConfigStatus(
+        return msgspec.structs.replace(
+            found.status,
             conditions=_placed(conditions, self._valid(generation)),
             last_config_load_at=self._state.loaded_at or found.status.last_config_load_at,
             consumers_connected=self._bus.streams if self._bus else 0,
+            last_event_at=found.status.last_event_at,
         )
 
     def _serving(self, generation: int) -> Condition:
