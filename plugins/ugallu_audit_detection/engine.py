@@ -286,6 +286,9 @@ class Engine:
 
     def _correlated(self, proven: Correlated, case: Case) -> Finding | None:
         self._matched += 1
+        if proven.armed.name in self.correlator.links.silent:
+            self._dropped[COUNTED] += 1
+            return None
         base = {**case.base, **signals_of(proven)}
         return self._said(proven.armed, case, group_key(proven), base)
 

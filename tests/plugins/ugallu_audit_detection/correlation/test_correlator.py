@@ -179,6 +179,14 @@ def test_correlations_of_correlations() -> None:
     assert seconds(said(made, *(record_at(n) for n in range(70)))) == [63]
 
 
+def test_a_correlation_that_only_counts_reports_nothing() -> None:
+    """What another correlation counts with `generate: false` is silent, whether it is a rule or a correlation."""
+    made = engine(it=correlation_spec(rules=["many"], condition={"gte": 1}, generate=False), many=correlation_spec())
+    assert said(made, *(record_at(n) for n in range(3)), rule="many") == []
+    assert said(made, *(record_at(100 + n) for n in range(3)), rule="it") != []
+    assert made.books()["dropped.correlated"] == 2
+
+
 def test_rules_by_upstream_name_id_and_glob() -> None:
     """A correlation names a rule by its id, its name, its SigmaRule, with _ for -, or several with *."""
     number = "00000000-0000-4000-8000-000000000001"
