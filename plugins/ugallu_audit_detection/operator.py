@@ -29,6 +29,7 @@ from ugallu_audit_detection.inventory import Inventory
 from ugallu_audit_detection.lastgood import LastGood
 from ugallu_audit_detection.pulse import Watch
 from ugallu_audit_detection.redact import redacted, scrubbed
+from ugallu_audit_detection.replicas import Replicas
 from ugallu_audit_detection.rules import Rules
 from ugallu_audit_detection.sigma.questions import BINDINGS, RBAC, ROLES
 
@@ -92,8 +93,16 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
         )
         services: list[Service] = [rules, *([inventory] if inventory is not None else [])]
         if audit.follow and (audit.files or audit.webhook.listen):
+            # What one log says no other one does; what a webhook is sent goes to any of its replicas.
+            shared = not audit.files and not platform.cluster.embedded
             services.append(
-                Watch(engine.pulse, emitter=platform.emitter, clock=platform.clock, identity=platform.identity)
+                Watch(
+                    engine.pulse,
+                    emitter=platform.emitter,
+                    clock=platform.clock,
+                    identity=platform.identity,
+                    replicas=Replicas(platform.cluster, platform.clock) if shared else None,
+                )
             )
         served = self._served(config, platform)
         detectors: list[Detector[Any]] = [engine]

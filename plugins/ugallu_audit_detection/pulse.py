@@ -16,6 +16,7 @@ from ugallu.sdk import (
     snapshots,
     utc_seconds,
 )
+from ugallu_audit_detection.replicas import Replicas
 
 SILENCE: Final = 300.0
 """Seconds. An API server is never silent so long: leases alone are renewed every few seconds."""
@@ -52,8 +53,18 @@ class Watch:
 
     name = "stream watch"
 
-    def __init__(self, pulse: Pulse, *, emitter: Emitter, clock: Clock, identity: ClusterIdentity) -> None:
+    def __init__(
+        self,
+        pulse: Pulse,
+        *,
+        emitter: Emitter,
+        clock: Clock,
+        identity: ClusterIdentity,
+        replicas: Replicas | None = None,
+    ) -> None:
+        """Watch one stream; with `replicas`, one that an API server sends to any of several processes."""
         self._pulse = pulse
+        self._replicas = replicas
         self._emitter = emitter
         self._clock = clock
         self._identity = identity
@@ -67,6 +78,8 @@ class Watch:
         """Look every few seconds until cancelled."""
         while True:
             await self._clock.sleep(INTERVAL)
+            if self._replicas is not None:
+                await self._compare(self._replicas)
             findings = self.look()
             if findings:
                 await self._emitter.submit(findings)
@@ -76,7 +89,7 @@ class Watch:
         moved = self._pulse.events != self._counted
         self._counted = self._pulse.events
         if moved:
-            self._alive_at, self._since, self._silent = self._clock.monotonic(), self._clock.now(), False
+            self._lives()
             return self._skew()
         if self._silent or self._clock.monotonic() - self._alive_at < SILENCE:
             return []
@@ -92,6 +105,16 @@ class Watch:
                 },
             )
         ]
+
+    async def _compare(self, replicas: Replicas) -> None:
+        """Tell the others that the stream is heard here, or learn that it is heard there."""
+        if self._pulse.events != self._counted:
+            await replicas.tell()
+        elif await replicas.heard():
+            self._lives()
+
+    def _lives(self) -> None:
+        self._alive_at, self._since, self._silent = self._clock.monotonic(), self._clock.now(), False
 
     def _skew(self) -> list[Finding]:
         newest = self._pulse.newest

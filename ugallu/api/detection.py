@@ -1,5 +1,6 @@
 """AuditDetectionConfig: the runtime settings of audit-detection that are live."""
 
+import datetime as dt
 import enum
 from typing import ClassVar, Final
 
@@ -112,6 +113,8 @@ class AuditDetectionConfigStatus(ConfigStatus, frozen=True, kw_only=True):
 
     consumers_connected: Int32 = 0
     """Live subscriber count."""
+    last_event_at: dt.datetime | None = None
+    """When a replica behind the audit webhook last had an event, to the minute."""
 
 
 class AuditDetectionConfig(Resource, frozen=True, kw_only=True):
