@@ -174,7 +174,6 @@ class Status:
             conditions=_placed(conditions, self._valid(generation)),
             last_config_load_at=self._state.loaded_at or found.status.last_config_load_at,
             consumers_connected=self._bus.streams if self._bus else 0,
-            last_event_at=found.status.last_event_at,
         )
 
     def _serving(self, generation: int) -> Condition:
