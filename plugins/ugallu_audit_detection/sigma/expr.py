@@ -8,6 +8,7 @@ import enum
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -450,7 +451,7 @@ def _built_atom(atom: Atom) -> Holds:
     )
 
     if atom.part is Part.STATUS:
-        return _coded(hit)
+        return _coded(test, hit)
 
     def holds(view: RecordView) -> bool:
         for value in read(view):  # noqa: SIM110 - a loop is twice as fast as any() with a generator
@@ -461,12 +462,19 @@ def _built_atom(atom: Atom) -> Holds:
     return _guarded(atom, holds)
 
 
-def _coded(hit: ValueTest) -> Holds:
+@lru_cache(maxsize=1024)
+def _codes(test: Test) -> frozenset[int]:
+    """Return the codes that hit. A few tests stand in all rules, which are built anew for every kind of request."""
+    hit = value_test(test)
+    return frozenset(code for code in range(1, 1000) if hit(code))
+
+
+def _coded(test: Test, hit: ValueTest) -> Holds:
     """Return what tests the response code, the one value of a status that is no text.
 
     Rules about refusals ask it of every event, so the answers for all real codes are known beforehand.
     """
-    codes = frozenset(code for code in range(1, 1000) if hit(code))
+    codes = _codes(test)
 
     def holds(view: RecordView) -> bool:
         code = view.response.code
