@@ -66,8 +66,11 @@ from ugallu.bus.hub import Hub as EventBus
 from ugallu.bus.lanes import check_consumer
 from ugallu.clock import Clock
 from ugallu.cluster.port import ANY, Cache, Cluster, Key, NotFoundError, Preconditions, View, key_of
+from ugallu.emit import hours
+from ugallu.emit.ledger import Accounts, Totals
 from ugallu.emit.port import Emitter
 from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError, UgalluError
+from ugallu.evidence.files import write_durably
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import (
     After,
@@ -98,6 +101,7 @@ __all__ = [
     "MAX_SHARES",
     "MAX_SIGNALS",
     "MAX_SIGNAL_BYTES",
+    "Accounts",
     "After",
     "AuditDetectionConfig",
     "AuditDetectionConfigSpec",
@@ -175,6 +179,7 @@ __all__ = [
     "Subject",
     "Suppress",
     "TokenBucket",
+    "Totals",
     "TransientError",
     "UgalluError",
     "UserMatch",
@@ -187,6 +192,7 @@ __all__ = [
     "duration",
     "encode",
     "external",
+    "hours",
     "json_of",
     "k8s",
     "key_of",
@@ -197,4 +203,5 @@ __all__ = [
     "user_of",
     "utc_seconds",
     "with_condition",
+    "write_durably",
 ]

@@ -21,12 +21,14 @@ from ugallu.sdk import (
     Service,
     SilentBridge,
     Workload,
+    hours,
     utc_seconds,
 )
 from ugallu_audit_detection import bus
 from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.inventory import Inventory
 from ugallu_audit_detection.lastgood import LastGood
+from ugallu_audit_detection.ledger import CLOSED, Ledger
 from ugallu_audit_detection.pulse import Watch
 from ugallu_audit_detection.redact import redacted, scrubbed
 from ugallu_audit_detection.replicas import Replicas
@@ -42,7 +44,7 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
     name = "audit-detection"
     config = AuditDetectionConfigSpec
     config_kind = AuditDetectionConfig
-    emits = tuple(CATALOGUE.values())
+    emits = (*CATALOGUE.values(), CLOSED)
     """A rule may name any type of the catalogue."""
     grants = (
         Grant(_GROUP, ("sigmarules",), ("get", "list", "watch")),
@@ -102,6 +104,18 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
                     clock=platform.clock,
                     identity=platform.identity,
                     replicas=Replicas(platform.cluster, platform.clock) if shared else None,
+                )
+            )
+        if audit.follow:
+            services.append(
+                Ledger(
+                    platform.state / hours.FILE,
+                    platform.accounts,
+                    emitter=platform.emitter,
+                    clock=platform.clock,
+                    metrics=platform.metrics,
+                    identity=platform.identity,
+                    instance=platform.settings.instance,
                 )
             )
         served = self._served(config, platform)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 from ugallu.api.core import Lease
 from ugallu.api.meta import Kind, Resource, Wire
+from ugallu.cli import ledger_diagnosis as ledger
 from ugallu.cli.diagnosis import Finding
+from ugallu.cli.ledger_diagnosis import Sample
 from ugallu.cli.likeness import differences
 from ugallu.clock import Clock
 from ugallu.cluster.pods import Target
@@ -381,17 +383,38 @@ async def _stream(
         except UgalluError as error:
             yield _unseen(f"audit stream of {where}", error, "pods/portforward (get)")
         else:
-            yield stream(f"audit stream of {where}", told.decode(errors="replace"), clock.now())
+            for one in stream(where, told.decode(errors="replace"), clock.now()):
+                yield one
+    try:
+        told = await cluster.fetch("/metrics")
+    except UgalluError as error:
+        yield _unseen("API server's audit", error, "/metrics (get, nonResourceURLs)")
+    else:
+        found = ledger.of_server(_read(told.decode(errors="replace")))
+        if found is not None:
+            yield found
 
 
-def stream(check: str, exposition: str, now: dt.datetime) -> Finding:
-    """Return what a process's metrics say of its audit stream: whether it lives, and at which levels."""
+def stream(where: str, exposition: str, now: dt.datetime) -> Iterator[Finding]:
+    """Yield what a process's metrics say of its audit stream: whether it lives, at which levels, and its books."""
+    samples = _read(exposition)
+    if not samples:
+        yield Finding(f"audit stream of {where}", "fail", "its metrics cannot be read", "is this a Pod of ours?")
+        return
+    yield _lives(f"audit stream of {where}", samples, now)
+    yield from ledger.of_process(f"books of {where}", samples)
+
+
+def _read(exposition: str) -> list[Sample]:
     from ugallu.metrics import read
 
     try:
-        samples = read(exposition)
-    except ValueError as error:
-        return Finding(check, "fail", f"its metrics cannot be read: {error}", "is this a Pod of ours?")
+        return list(read(exposition))
+    except ValueError:
+        return []
+
+
+def _lives(check: str, samples: Sequence[Sample], now: dt.datetime) -> Finding:
     newest = max(
         (value for name, _, value in samples if name == "ugallu_audit_last_event_timestamp_seconds"), default=0.0
     )

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Examine, print, and let a failure decide the status."""
     import anyio
 
-    from ugallu.cli import diagnosis
+    from ugallu.cli import diagnosis, ledger_diagnosis
     from ugallu.clock import SystemClock
     from ugallu.settings import load
 
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         found += diagnosis.state(path, settings, clock)
         if path.is_dir():
             found += anyio.run(partial(diagnosis.contents, path, clock, embedded=not settings.on_kubernetes))
+            found += ledger_diagnosis.last_day(path, clock.now())
     if settings.on_kubernetes:
         found += anyio.run(_cluster, settings, clock)
     found += diagnosis.audit_logs([Path(name) for name in settings.audit.files if name != "-"], clock)

@@ -43,6 +43,13 @@ class Totals(msgspec.Struct, frozen=True):
         return found
 
 
+class Accounts(msgspec.Struct, frozen=True):
+    """The books, and those of each source: `received`, `parsed`, `rejected`, `duplicate`; cumulative, restarts too."""
+
+    totals: Totals = Totals()
+    sources: dict[str, dict[str, int]] = {}
+
+
 class Account(msgspec.Struct):
     """One subscriber's place in one source, and the findings that came with its checkpoints."""
 
@@ -87,16 +94,25 @@ class Ledger(msgspec.Struct):
         """Count a summary that becomes no event."""
         self.summaries_dropped[reason] = self.summaries_dropped.get(reason, 0) + 1
 
+    def by_source(self) -> dict[str, dict[str, int]]:
+        """Return the books of each source; of its subscribers the one that is furthest has the latest."""
+        return {
+            source: {
+                name: max(account.checkpoint.counts.get(name, 0) for account in subscribers.values())
+                for name in _SOURCE_BOOKS
+            }
+            for source, subscribers in self.accounts.items()
+        }
+
     def totals(self, pending: int) -> Totals:
         """Return the books, given how many findings are decided but not yet created."""
         sums = dict.fromkeys(_SOURCE_BOOKS, 0)
         dropped = dict(self.dropped)
         matched = self.findings
+        for books in self.by_source().values():
+            for name, count in books.items():
+                sums[name] += count
         for subscribers in self.accounts.values():
-            books = [account.checkpoint.counts for account in subscribers.values()]
-            for name in _SOURCE_BOOKS:
-                # Every subscriber carries the books of the one source; the one that is furthest has the latest.
-                sums[name] += max(book.get(name, 0) for book in books)
             for account in subscribers.values():
                 own = account.checkpoint.counts
                 kept = {n.removeprefix("dropped."): c for n, c in own.items() if n.startswith("dropped.")}

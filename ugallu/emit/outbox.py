@@ -23,7 +23,7 @@ from ugallu.emit.decisions import ANNOTATION_EMISSION, Decisions, Item, from_rec
 from ugallu.emit.fold import Fold
 from ugallu.emit.gate import REPORT_SECONDS, Gate, Level
 from ugallu.emit.identity import same_fact, suffixed
-from ugallu.emit.ledger import Ledger, Totals
+from ugallu.emit.ledger import Accounts, Ledger, Totals
 from ugallu.emit.patience import Appender
 from ugallu.emit.pending import URGENT, Pending
 from ugallu.emit.pressure import Follower, PressureMap
@@ -177,6 +177,10 @@ class Outbox:
     def books(self) -> Totals:
         """Return the ledger as it stands."""
         return self._decisions.ledger.totals(self._pending.findings)
+
+    def accounts(self) -> Accounts:
+        """Return the ledger as it stands, and the books of each source."""
+        return Accounts(self.books(), self._decisions.ledger.by_source())
 
     @property
     def ledger(self) -> Ledger:

@@ -1,5 +1,6 @@
 """`Platform`: everything an operator may use, handed to its `build`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import structlog
 from ugallu.api.event import ClusterIdentity
 from ugallu.clock import Clock
 from ugallu.cluster.port import Cache, Cluster, Server
+from ugallu.emit.ledger import Accounts
 from ugallu.emit.port import Emitter
 from ugallu.metrics import Metrics
 from ugallu.operator.shared import Shared
@@ -32,5 +34,7 @@ class Platform:
     """A directory of this process alone, for what must survive a restart and belongs in no object."""
     shared: Shared = field(default_factory=Shared)
     """What only one of this process can open, and others use as well: the evidence in `state`."""
+    accounts: Callable[[], Accounts] = Accounts
+    """The books of this process as they stand."""
     server: Server | None = None
     """The server behind the cluster, None where the cluster is in this process."""

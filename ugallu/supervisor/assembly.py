@@ -286,6 +286,7 @@ async def assembled(
                 namespace=namespace,
                 state=settings.state_dir,
                 shared=shared,
+                accounts=outbox.accounts,
                 server=cluster if isinstance(cluster, Server) else None,
             )
             supervisor.add(
