@@ -272,7 +272,7 @@ def _all_attested(state: Path) -> bool:
         (("replay", "LOG", "--rules", "/no/such/rules"), 2, "/no/such/rules"),
         (("events", "--state", "/no/such/state"), 2, "no such directory"),
         (("verify", "/no/such.json"), 2, "/no/such.json: no such bundle"),
-        (("verify", "x", "--identity", "i"), 2, "bundles signed with a key"),
+        (("verify", "x", "--identity", "i"), 2, "who vouches for it"),
     ],
 )
 def test_errors_say_what_where_and_fix(arguments: tuple[str, ...], status: int, says: str, tmp_path: Path) -> None:

@@ -4,70 +4,159 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from ugallu.errors import PermanentError
+from ugallu.api.platform import WORMConfig, WORMConfigSpec
+from ugallu.errors import PermanentError, TransientError
 from ugallu.evidence import keys, trusted_root
 from ugallu.evidence.files import make_directory, remove_strays, write_durably
 from ugallu.evidence.kit import KEY_FILE, ROOT_FILE
 from ugallu.evidence.logs.tiles import TileLog
-from ugallu.evidence.ports import EvidenceStore, Leg, PublicKey, Signer, TimestampAuthority, TransparencyLog
+from ugallu.evidence.ports import EvidenceStore, Leg, PublicKey, TimestampAuthority, TransparencyLog
 from ugallu.evidence.signers.local import KeyFile, LocalSigner, open_key
 from ugallu.evidence.stores.directory import DirectoryStore
 from ugallu.evidence.stores.retention import DEFAULT_RETENTION, Retention
 from ugallu.evidence.trust import Trust
 from ugallu.evidence.trusted_root import TrustedRoot
 from ugallu.evidence.verify import Report
+from ugallu.evidence.x509 import Identity
+from ugallu.operator.contract import Service
 from ugallu.operator.platform import Platform
+from ugallu.operator.rights import CONFIG_NAME
 from ugallu.operator.shared import Lent
+from ugallu.runtime.attestor.configs import MissingFileError, Place, Wanted, gather, open_all
+from ugallu.runtime.attestor.live import Live, LiveAuthority, LiveLog, LiveSigner, LiveStore
+
+if TYPE_CHECKING:
+    from ugallu.evidence.stores.s3 import S3Store
 
 FOLDER = "evidence"
+NOTHING: Final = Wanted()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a verifier must trust, and how long evidence is kept; both may change while ports live."""
+
+    root: TrustedRoot
+    retention: Retention = DEFAULT_RETENTION
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
     """The three ports, and what a verifier must trust to check their work."""
 
-    signer: Signer
+    legs: tuple[Leg, ...]
+    """Who signs; two in dual mode, and then every statement has two bundles."""
     log: TransparencyLog
     store: EvidenceStore
-    key: PublicKey
-    root: TrustedRoot
+    known: Callable[[], Known]
     close: Callable[[], None] = lambda: None
-    legs: tuple[Leg, ...] = ()
-    """Who signs; two in dual mode, and then every statement has two bundles."""
     authority: TimestampAuthority | None = None
     """Who signs the time of each signature, if anybody does; its replies go into the bundle."""
     require_all: bool = False
     """What two bundles are worth (`spec.dualMode.requireAll`): both must hold, or one is enough."""
-
-    retention: Retention = DEFAULT_RETENTION
-    """How long each class of evidence is locked."""
+    services: tuple[Service, ...] = ()
+    """What must run for the ports to work."""
+    ready: Callable[[], str] = lambda: ""
+    """What keeps them from working, empty when nothing does."""
 
     @property
     def mode(self) -> str:
         """The signing mode, as status names it."""
-        return self.signer.mode
+        return self.legs[0].signer.mode if len(self.legs) == 1 else "dual"
+
+    @property
+    def root(self) -> TrustedRoot:
+        """What evidence is checked against."""
+        return self.known().root
+
+    @property
+    def retention(self) -> Retention:
+        """How long each class of evidence is locked."""
+        return self.known().retention
+
+    @property
+    def signers(self) -> tuple[PublicKey | Identity, ...]:
+        """Every key and identity that signs here, or ever did."""
+        return tuple(who for leg in self.legs for who in leg.signer.signs_as)
 
     def check(self, content: bytes, *, subject: bytes | None = None) -> Report:
-        """Verify a bundle as one of ours: under any key or identity that signs here, or ever did."""
-        signers = tuple(who for leg in self.legs for who in leg.signer.signs_as)
-        return Trust(self.root, signers).check(content, subject=subject)
+        """Verify a bundle as one of ours."""
+        return Trust(self.root, self.signers).check(content, subject=subject)
 
 
-def choose(platform: Platform) -> Ports:
-    """Return the ports for this platform.
+def choose(platform: Platform, wanted: Wanted = NOTHING) -> Ports:
+    """Return the ports for this platform: those that an AttestorConfig asks for, or else the embedded ones.
 
-    Raises `PermanentError` where no adapter fits, `RefusedError` for a key that others may read or a log that another
-    process has open, `IntegrityError` for a log that was tampered with.
+    Raises `PermanentError` where no adapter fits, `TransientError` for a file that is not there yet, `RefusedError`
+    for a key that others may read or a log that another process has open, `IntegrityError` for a log that was
+    tampered with.
     """
+    if wanted != NOTHING:
+        return configured(wanted, platform)
     if not platform.cluster.embedded and platform.settings.evidence != "local":
         raise PermanentError(
             "sealing on a Kubernetes cluster needs a signer, a log and a store that outlive the Pod; "
             "none is configured, and none is ever chosen by default",
             where="operator attestor",
-            fix="pass --evidence local to seal in --state (on a volume that lasts), or run without the attestor",
+            fix="create AttestorConfig/default and WORMConfig/default (docs/operators/attestor.md), or pass --evidence "
+            "local to seal in --state (on a volume that lasts), or run without the attestor",
         )
     return local(platform.state / FOLDER, platform)
+
+
+def configured(wanted: Wanted, platform: Platform) -> Ports:
+    """Return the ports that an AttestorConfig and WORMConfig ask for; they follow what changes."""
+    from ugallu.net.client import HttpClient
+
+    place = Place(
+        secrets=Path(platform.settings.secrets),
+        account=Path(platform.settings.kubernetes.account),
+        state=platform.state / FOLDER,
+        clock=platform.clock,
+        metrics=platform.metrics,
+        connect=HttpClient,
+    )
+    try:
+        files = gather(wanted, place.secrets)
+        opened = open_all(wanted, files, place)
+    except MissingFileError as error:
+        # Mounted when the Pod is told to, a minute later: worth another try.
+        raise TransientError(error.what, where=error.where, fix=error.fix) from error
+    live = Live(
+        wanted,
+        files,
+        opened,
+        place,
+        worm=platform.cache.view(WORMConfig, namespace=platform.namespace, fields=f"metadata.name={CONFIG_NAME}"),
+        namespace=platform.namespace,
+        open_store=lambda spec: _bucket(spec, place),
+        log=platform.log,
+    )
+    dual = wanted.dual_mode
+    return Ports(
+        legs=tuple(Leg(leg.role, LiveSigner(live, at)) for at, leg in enumerate(opened.legs)),
+        log=LiveLog(live),
+        store=LiveStore(live),
+        known=lambda: Known(live.root, live.retention),
+        authority=LiveAuthority(live) if opened.authority is not None else None,
+        require_all=dual is not None and dual.require_all,
+        services=(live,),
+        ready=lambda: live.reason,
+    )
+
+
+def _bucket(spec: WORMConfigSpec, place: Place) -> "S3Store":
+    from ugallu.evidence.stores.s3 import from_folder, open_store
+
+    ref = spec.credentials_secret_ref
+    credentials = from_folder(place.secrets / ref.name) if ref is not None and ref.name else _of_the_machine
+    return open_store(spec, credentials, place.clock)
+
+
+async def _of_the_machine() -> None:
+    """Credentials are those of the machine: an instance role, or a web identity."""
 
 
 def local(folder: Path, platform: Platform) -> Ports:
@@ -88,15 +177,8 @@ def local(folder: Path, platform: Platform) -> Ports:
         write_durably(folder / KEY_FILE, keys.to_pem(key.public))
         close = undo.pop_all().close
     signer = LocalSigner(key)
-    return Ports(
-        signer=signer,
-        log=log,
-        store=lent.value,
-        key=key.public,
-        root=trusted_root.read(root),
-        close=close,
-        legs=(Leg("primary", signer),),
-    )
+    known = Known(trusted_root.read(root))
+    return Ports((Leg("primary", signer),), log, lent.value, lambda: known, close)
 
 
 def directory(folder: Path, platform: Platform) -> Lent[DirectoryStore]:

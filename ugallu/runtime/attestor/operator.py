@@ -6,6 +6,7 @@ from ugallu import __version__
 from ugallu.api.marks import BundleMark, EventMark, ResponseMark
 from ugallu.api.meta import GROUP, Config
 from ugallu.cluster.port import Key
+from ugallu.evidence.ports import PublicKey
 from ugallu.evidence.statement import Attestor as Author
 from ugallu.operator.contract import Grant, Operator, Parts, Placement, Workload
 from ugallu.operator.platform import Platform
@@ -39,7 +40,9 @@ class Attestor(Operator[Config]):
         bundles = platform.cache.view(BundleMark)
         author = Author(MANAGED_BY, __version__, platform.settings.instance)
         books = Books(events, responses, bundles, platform.clock, platform.metrics)
-        platform.metrics.gauge("ugallu_attestor_key_info", 1.0, mode=ports.signer.mode, key_id=ports.key.key_id)
+        for who in ports.signers:
+            name = who.key_id if isinstance(who, PublicKey) else who.name
+            platform.metrics.gauge("ugallu_attestor_key_info", 1.0, mode=ports.mode, key_id=name)
 
         def close() -> None:
             books.close()
