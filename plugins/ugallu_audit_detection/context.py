@@ -28,6 +28,7 @@ from ugallu_audit_detection.sigma.questions import (
     grantees,
 )
 from ugallu_audit_detection.sigma.surroundings import name_of, role_of
+from ugallu_audit_detection.sigma.values import BROKEN
 from ugallu_audit_detection.sigma.view import RecordView
 
 MAX_OBJECTS: Final = 4096
@@ -35,8 +36,12 @@ MAX_OBJECTS: Final = 4096
 MAX_SUBJECTS: Final = 64
 """Subjects of a binding; those of a larger one are unknown."""
 MAX_NAME: Final = 512
+MAX_GLANCES: Final = 6
+"""Questions that are read from the bytes of one object; with more, decoding it whole is cheaper."""
 
 CHANGES: Final = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+OF_THE_OBJECT: Final = frozenset({"", "ephemeralcontainers"})
+"""Subresources whose body is the object."""
 CLUSTER_ADMIN: Final = RoleRef("ClusterRole", "cluster-admin")
 _EVERYTHING: Final = {
     "rules": [
@@ -47,6 +52,27 @@ _EVERYTHING: Final = {
 """What cluster-admin grants, in every cluster."""
 
 Answers = dict[bytes, Answer]
+
+
+class _Named(msgspec.Struct, frozen=True, gc=False):
+    name: str = ""
+
+
+class _Outline(msgspec.Struct, frozen=True, gc=False):
+    """As much of an object as tells which one it is."""
+
+    kind: str = ""
+    metadata: _Named = _Named()
+
+    def name_of(self, ref: AuditObject) -> str:
+        """Return the object's name; empty where a closer look must tell whether it is an object at all."""
+        if not self.kind or self.kind in ("Status", "Table", "PartialObjectMetadata") or self.kind.endswith("List"):
+            return ""
+        name = ref.name or self.metadata.name
+        return name if len(name) + len(ref.namespace) <= MAX_NAME else ""
+
+
+_outline = msgspec.json.Decoder(_Outline).decode
 
 
 class Binding(msgspec.Struct, frozen=True, array_like=True):
@@ -118,10 +144,7 @@ class Context:
         ref = record.object_ref
         if record.verb in CHANGES and ref is not None and ref.resource in self._asked:
             groups = self._groups[ref.resource]
-            if (groups is None or ref.api_group.casefold() in groups) and ref.subresource in (
-                "",
-                "ephemeralcontainers",
-            ):
+            if ref.subresource in OF_THE_OBJECT and (groups is None or ref.api_group.casefold() in groups):
                 self._take(RecordView(record), ref)
 
     def _take(self, view: RecordView, ref: AuditObject) -> None:
@@ -129,12 +152,13 @@ class Context:
         if record.stage not in ("ResponseComplete", "") or view.response.code >= 400 or view.dry_run:
             return
         self._encoded = None
+        if self._glanced(view, ref):
+            return
         binding = self._binds and ref.api_group == RBAC and ref.resource in BINDINGS
         if record.verb == "deletecollection":
             if binding:
                 self._forget_bindings(ref.resource, ref.namespace)
             return
-        body, whole = view.effective
         name = name_of(view)
         if not name or len(name) + len(ref.namespace) > MAX_NAME:
             return
@@ -142,13 +166,39 @@ class Context:
             self._bind(view, ref, name)
         key = _key(ref.api_group, ref.resource, ref.namespace, name)
         before = self._objects.pop(key, None)
-        if body is None or record.verb == "delete":
+        if record.verb == "delete":
+            return  # without a look at the body
+        body, whole = view.effective
+        if body is None:
             return
         answers = self._answers(view, ref, before or {})
         if answers or whole:
-            self._objects[key] = answers
-            if len(self._objects) > MAX_OBJECTS:
-                self._objects.popitem(last=False)
+            self._keep(key, answers)
+
+    def _glanced(self, view: RecordView, ref: AuditObject) -> bool:
+        """Take in an object that the response holds whole without decoding all of it; tell whether that was possible.
+
+        Most writes of a cluster are those of Pods, and most of a Pod nobody asks for.
+        """
+        raw, asked = bytes(view.record.response_object), self._asked[ref.resource]
+        if view.record.verb == "delete" or len(asked) > MAX_GLANCES or (self._binds and ref.resource in BINDINGS):
+            return False
+        try:
+            outline = _outline(raw) if raw else None
+            name = outline.name_of(ref) if outline is not None else ""
+            if not name:
+                return False
+            answers = {question.id: question.of_bytes(ref.api_group, ref.resource, raw) for question in asked.values()}
+        except BROKEN:
+            return False
+        self._keep(_key(ref.api_group, ref.resource, ref.namespace, name), answers)
+        return True
+
+    def _keep(self, key: bytes, answers: Answers) -> None:
+        self._objects.pop(key, None)
+        self._objects[key] = answers
+        if len(self._objects) > MAX_OBJECTS:
+            self._objects.popitem(last=False)
 
     def _answers(self, view: RecordView, ref: AuditObject, before: Answers) -> Answers:
         body, whole = view.effective

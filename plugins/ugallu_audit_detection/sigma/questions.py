@@ -16,6 +16,7 @@ from ugallu.sdk import RightsMatch
 from ugallu_audit_detection.memory import digest
 from ugallu_audit_detection.sigma.objects import CONTAINERS, POD_SPECS
 from ugallu_audit_detection.sigma.path import EACH, Path, Step, Walk, walk
+from ugallu_audit_detection.sigma.peek import peek
 from ugallu_audit_detection.sigma.values import text_of
 
 RBAC = "rbac.authorization.k8s.io"
@@ -36,6 +37,18 @@ class Question:
     def of(self, group: str, plural: str, body: Any) -> Answer:  # noqa: ANN401 - any JSON
         """Answer for a whole object of this resource."""
         return self.answer([value for look in _walks(self.path, group, plural) for value in look(body)])
+
+    def of_bytes(self, group: str, plural: str, body: bytes) -> Answer:
+        """Answer the same from the bytes of the object. Raises one of `BROKEN` where it must be decoded."""
+        if self.clue and self.clue not in body and b"\\" not in body:
+            return self.answer([])
+        return self.answer([value for way in ways(self.path, group, plural) for value in peek(way)(body)])
+
+    @property
+    def clue(self) -> bytes:
+        """The last key of the path, as it stands in JSON; empty when it has none."""
+        key = next((step for step in reversed(self.path.steps) if isinstance(step, str)), "")
+        return f'"{key}"'.encode() if key.isascii() and '"' not in key and "\\" not in key and key else b""
 
     def touched(self, group: str, plural: str, patch: Any) -> bool:  # noqa: ANN401 - any JSON
         """Whether a partial object writes anything at the path; where it does not, the old answer stands."""
