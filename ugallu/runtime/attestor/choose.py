@@ -4,7 +4,9 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from ugallu.api.platform import WORMConfig, WORMConfigSpec
 from ugallu.errors import PermanentError, TransientError
@@ -13,6 +15,7 @@ from ugallu.evidence.files import make_directory, remove_strays, write_durably
 from ugallu.evidence.kit import KEY_FILE, ROOT_FILE
 from ugallu.evidence.logs.tiles import TileLog
 from ugallu.evidence.ports import EvidenceStore, Leg, PublicKey, TimestampAuthority, TransparencyLog
+from ugallu.evidence.roll import Roll
 from ugallu.evidence.signers.local import KeyFile, LocalSigner, open_key
 from ugallu.evidence.stores.directory import DirectoryStore
 from ugallu.evidence.stores.retention import DEFAULT_RETENTION, Retention
@@ -24,7 +27,7 @@ from ugallu.operator.contract import Service
 from ugallu.operator.platform import Platform
 from ugallu.operator.rights import CONFIG_NAME
 from ugallu.operator.shared import Lent
-from ugallu.runtime.attestor.configs import MissingFileError, Place, Wanted, gather, open_all
+from ugallu.runtime.attestor.configs import MissingFileError, Opened, Place, Wanted, gather, open_all
 from ugallu.runtime.attestor.live import Live, LiveAuthority, LiveLog, LiveSigner, LiveStore
 
 if TYPE_CHECKING:
@@ -60,6 +63,8 @@ class Ports:
     """What must run for the ports to work."""
     ready: Callable[[], str] = lambda: ""
     """What keeps them from working, empty when nothing does."""
+    past: Callable[[], tuple[PublicKey | Identity, ...]] = tuple
+    """Who signed here before these did."""
 
     @property
     def mode(self) -> str:
@@ -79,7 +84,8 @@ class Ports:
     @property
     def signers(self) -> tuple[PublicKey | Identity, ...]:
         """Every key and identity that signs here, or ever did."""
-        return tuple(who for leg in self.legs for who in leg.signer.signs_as)
+        now = (who for leg in self.legs for who in leg.signer.signs_as)
+        return tuple(dict.fromkeys((*now, *self.past())))
 
     def check(self, content: bytes, *, subject: bytes | None = None) -> Report:
         """Verify a bundle as one of ours."""
@@ -95,7 +101,7 @@ def choose(platform: Platform, wanted: Wanted = NOTHING) -> Ports:
     """
     if wanted != NOTHING:
         return configured(wanted, platform)
-    if not platform.cluster.embedded and platform.settings.evidence != "local":
+    if not _seals_here(platform):
         raise PermanentError(
             "sealing on a Kubernetes cluster needs a signer, a log and a store that outlive the Pod; "
             "none is configured, and none is ever chosen by default",
@@ -110,10 +116,11 @@ def configured(wanted: Wanted, platform: Platform) -> Ports:
     """Return the ports that an AttestorConfig and WORMConfig ask for; they follow what changes."""
     from ugallu.net.client import HttpClient
 
+    folder = platform.state / FOLDER
     place = Place(
         secrets=Path(platform.settings.secrets),
         account=Path(platform.settings.kubernetes.account),
-        state=platform.state / FOLDER,
+        state=folder,
         clock=platform.clock,
         metrics=platform.metrics,
         connect=HttpClient,
@@ -124,6 +131,15 @@ def configured(wanted: Wanted, platform: Platform) -> Ports:
     except MissingFileError as error:
         # Mounted when the Pod is told to, a minute later: worth another try.
         raise TransientError(error.what, where=error.where, fix=error.fix) from error
+    roll = Roll(folder / "signers.json")
+    before = _published(folder)
+    roll.add(*before.signers)
+
+    def told(these: Opened) -> None:
+        roll.add(*(who for leg in these.legs for who in leg.signer.signs_as))
+
+    told(opened)
+    lent = directory(folder, platform) if _seals_here(platform) else None
     live = Live(
         wanted,
         files,
@@ -133,18 +149,47 @@ def configured(wanted: Wanted, platform: Platform) -> Ports:
         namespace=platform.namespace,
         open_store=lambda spec: _bucket(spec, place),
         log=platform.log,
+        store=lent.value if lent is not None else None,
+        told=told,
     )
+
     dual = wanted.dual_mode
     return Ports(
         legs=tuple(Leg(leg.role, LiveSigner(live, at)) for at, leg in enumerate(opened.legs)),
         log=LiveLog(live),
         store=LiveStore(live),
-        known=lambda: Known(live.root, live.retention),
+        known=lambda: Known(_merged(live.root, before.root), live.retention),
+        close=lent.give_back if lent is not None else lambda: None,
         authority=LiveAuthority(live) if opened.authority is not None else None,
         require_all=dual is not None and dual.require_all,
         services=(live,),
         ready=lambda: live.reason,
+        past=lambda: roll.known,
     )
+
+
+def _seals_here(platform: Platform) -> bool:
+    """Tell whether what no config names may lie in the state directory."""
+    return platform.cluster.embedded or platform.settings.evidence == "local"
+
+
+class _Published(NamedTuple):
+    """What the key and log of this directory published, before a config took their place."""
+
+    root: TrustedRoot
+    signers: tuple[PublicKey, ...] = ()
+
+
+def _published(folder: Path) -> _Published:
+    key, root = folder / KEY_FILE, folder / ROOT_FILE
+    if not key.exists() or not root.exists():
+        return _Published(TrustedRoot({}))
+    return _Published(trusted_root.read(root.read_bytes()), (keys.from_pem(key.read_bytes(), where=str(key)),))
+
+
+def _merged(now: TrustedRoot, before: TrustedRoot) -> TrustedRoot:
+    """Return the root of now, with the logs of before: what they hold must verify for as long as it is kept."""
+    return msgspec.structs.replace(now, logs={**before.logs, **now.logs})
 
 
 def _bucket(spec: WORMConfigSpec, place: Place) -> "S3Store":

@@ -100,6 +100,8 @@ def open_all(wanted: AttestorConfigSpec, files: Files, place: Place) -> Opened:
     Raises `PermanentError` for a part that is missing or does not fit another, `IntegrityError` for what is remembered
     and cannot be.
     """
+    if wanted.rekor is None:
+        raise PermanentError("no log is named", where=f"{WHERE} spec.rekor")
     root = _trusted_root(wanted, files)
     opening = _Opening(wanted, files, place, root)
     legs = opening.legs()

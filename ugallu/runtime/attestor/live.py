@@ -47,7 +47,10 @@ class Live:
         namespace: str,
         open_store: OpenStore,
         log: Logger,
+        store: EvidenceStore | None = None,
+        told: Callable[[Opened], None] = lambda _: None,
     ) -> None:
+        """`store` is what holds until there is a WORMConfig; `told` learns of adapters before they are used."""
         self._wanted = wanted
         self._files = files
         self._place = place
@@ -57,7 +60,9 @@ class Live:
         self._log = log
         self._clock = place.clock
         self._spec: WORMConfigSpec | None = None
-        self._store: ClosingStore | None = None
+        self._store: EvidenceStore | None = store
+        self._bucket: ClosingStore | None = None
+        self._told = told
         self._arrived = anyio.Event()
         self._trouble = ""
         self.now = opened
@@ -115,7 +120,7 @@ class Live:
         finally:
             unlisten()
             with anyio.CancelScope(shield=True):
-                await _close(*self.now.clients, *([self._store] if self._store else []))
+                await _close(*self.now.clients, *([self._bucket] if self._bucket else []))
 
     async def _look(self) -> None:
         """Take over what has changed; what cannot be followed is told once."""
@@ -134,6 +139,7 @@ class Live:
         if files == self._files:
             return
         opened = open_all(self._wanted, files, self._place)
+        self._told(opened)
         before, self.now, self._files = self.now, opened, files
         self._log.info("opened anew: a Secret has changed")
         await _close(*before.clients)
@@ -145,7 +151,8 @@ class Live:
             # A config that was deleted: evidence goes on to where its bundles say that it is.
             return
         retention, store = table(spec.retention), self._open_store(spec)
-        before, self._store, self._spec, self.retention = self._store, store, spec, retention
+        before, self._bucket, self._spec, self.retention = self._bucket, store, spec, retention
+        self._store = store
         for note in retention.notes:
             self._log.warning("the retention asked for is not what is kept", note=note)
         self._arrived.set()
