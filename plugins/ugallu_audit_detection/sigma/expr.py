@@ -70,6 +70,12 @@ class Field:
 # ------------------------------------------------------------------------------------------------- tests of one value
 
 
+@lru_cache(maxsize=4096)
+def _text_test(patterns: tuple[Pattern, ...], fold: bool) -> TextTest:
+    """Return the same test for the same patterns: they stand in what is left of a rule for many kinds of request."""
+    return any_pattern(patterns, fold=fold)
+
+
 class Texts(msgspec.Struct, frozen=True):
     """The value's text matches one of the patterns."""
 
@@ -78,7 +84,7 @@ class Texts(msgspec.Struct, frozen=True):
 
     def on_text(self) -> TextTest:
         """Return the test of a text."""
-        return any_pattern(self.patterns, fold=self.fold)
+        return _text_test(self.patterns, self.fold)
 
     def __str__(self) -> str:
         if any(pattern.matches_all for pattern in self.patterns):
