@@ -1,7 +1,6 @@
 """The evidence of an event in a state directory: read back, checked against what status says, ready to hand out."""
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from ugallu.api.bundle import AttestationBundle, BundlePhase
 from ugallu.api.event import EvidenceRef, SecurityEvent
@@ -16,7 +15,6 @@ from ugallu.evidence.stores.directory import DirectoryStore
 
 FOLDER = "evidence"
 STORE = "store"
-OBJECTS = "/objects/"
 ASK = "keep the disk as it is and find out who changed it"
 
 
@@ -40,16 +38,16 @@ class Archive:
         if status.phase is not BundlePhase.SEALED or status.worm_ref is None or status.subject_ref is None:
             phase = status.phase.value if status.phase else "Pending"
             raise TransientError(f"not sealed yet ({phase})", where=event.metadata.name, fix="wait for phase Attested")
-        content = await self._read(status.worm_ref)
+        content, spec = await self._read(status.worm_ref), await self._read(status.subject_ref)
         uid = event.metadata.uid
         # Status names the bundle, and status is not signed: only the statement itself says whose evidence this is.
-        signed_for = statement.about(statement.parse(sigstore.read(content).envelope.payload))
-        if (bundle.spec.attested_for.uid, signed_for) != (uid, uid):
+        signed = statement.parse(sigstore.read(content).envelope.payload)
+        if bundle.spec.attested_for.uid != uid or not statement.concerns(signed, uid, spec):
             raise IntegrityError("status names the evidence of another event", where=event.metadata.name, fix=ASK)
         return Kit(
             name=event.metadata.name,
             bundle=content,
-            spec=await self._read(status.subject_ref),
+            spec=spec,
             key=self.key,
             trusted_root=self.trusted_root,
         )
@@ -60,10 +58,8 @@ class Archive:
 
     async def _read(self, ref: EvidenceRef) -> bytes:
         # The directory may have been moved since: what counts is the key within the store.
-        _, _, key = unquote(urlsplit(ref.url).path).partition(OBJECTS)
-        content = await self._store.get(key)
-        stored = await self._store.stat(key)
-        if stored is None or (stored.sha256, stored.size) != (ref.sha256, ref.size):
+        stored, content = await self._store.read(self._store.key(ref.url))
+        if (stored.sha256, stored.size) != (ref.sha256, ref.size):
             raise IntegrityError("the archive holds other bytes than status names", where=ref.url)
         return content
 

@@ -10,7 +10,7 @@ that was staged, and answers with the entry it has, so nothing is logged twice.
 import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -42,6 +42,14 @@ Made = tuple[Draft, dict[str, Any]]
 """What a stage returns: the draft grown by its output, and the changes of the bundle's status."""
 
 
+class Sharing(Protocol):
+    """Seals many bundles in one statement."""
+
+    async def takes(self, mark: BundleMark, busy: int, /) -> bool:
+        """Tell whether it has this bundle or will; `busy` are those being sealed alone."""
+        ...
+
+
 class Reseal:
     """A Reconciler of AttestationBundles."""
 
@@ -60,6 +68,9 @@ class Reseal:
         metrics: Metrics,
     ) -> None:
         self.stages = stages
+        self.share: Sharing | None = None
+        """Who seals bursts, if anybody does."""
+        self._busy = 0
         self._cluster = cluster
         self._events = events
         self._attestor = attestor
@@ -77,6 +88,19 @@ class Reseal:
         """Bring the bundle as far as it goes; `After` when a stage failed and is to be tried again."""
         if mark.status.phase is BundlePhase.SEALED and is_told(self._events, mark):
             return None
+        if self.share is not None and await self.share.takes(mark, self._busy):
+            return None
+        return await self.alone(mark)
+
+    async def alone(self, mark: BundleMark) -> After | None:
+        """As `reconcile`, for a bundle that has its statement for itself."""
+        self._busy += 1
+        try:
+            return await self._look(mark)
+        finally:
+            self._busy -= 1
+
+    async def _look(self, mark: BundleMark) -> After | None:
         try:
             bundle = await self._cluster.get(AttestationBundle, mark.metadata.name)
         except NotFoundError:

@@ -84,7 +84,7 @@ class Stages:
     def __init__(self, ports: Ports, checkpoints: Callable[[], Iterable[str]], clock: Clock, metrics: Metrics) -> None:
         self.ports = ports
         self.store = ports.store
-        self._log = ports.log
+        self.log = ports.log
         self._checkpoints = checkpoints
         self._clock = clock
         self._metrics = metrics
@@ -118,7 +118,7 @@ class Stages:
         return msgspec.structs.replace(draft, legs=tuple([await self._entered(leg) for leg in draft.legs]))
 
     async def _entered(self, leg: Signed) -> Signed:
-        entry = await self._at_log.call(lambda: self._log.add(leg.envelope))
+        entry = await self._at_log.call(lambda: self.log.add(leg.envelope))
         log = self.ports.root.logs.get(entry.log_id)
         if log is None:
             raise IntegrityError("the log answers under another id than its trusted root", where=self._log_name)
@@ -144,7 +144,7 @@ class Stages:
                     signed = verify.signed_checkpoint(text, log)
                 except PermanentError:
                     continue  # no checkpoint of this log, whatever the status says
-                if not await self._log.remembers(signed.size, signed.root):
+                if not await self.log.remembers(signed.size, signed.root):
                     raise IntegrityError(
                         f"the log has forgotten a tree of {signed.size} entries that it signed",
                         where=log.origin,

@@ -2,9 +2,8 @@
 
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +12,11 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-import structlog
 
 from ugallu.api.bundle import AttestationBundle, AttestationBundleSpec, BundlePhase
-from ugallu.api.event import ClusterIdentity, EventPhase, SecurityEvent
-from ugallu.api.marks import BundleMark, EventMark, ResponseMark
-from ugallu.api.meta import Config, Metadata, ObjectReference
+from ugallu.api.event import EventPhase, SecurityEvent
+from ugallu.api.marks import BundleMark, ResponseMark
+from ugallu.api.meta import Metadata, ObjectReference
 from ugallu.api.response import (
     Action,
     ActionType,
@@ -28,7 +26,6 @@ from ugallu.api.response import (
     ResponsePhase,
     SecurityEventRef,
 )
-from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.port import Cluster, UnavailableError, key_of, list_all
 from ugallu.errors import ConflictError, PermanentError, TransientError
 from ugallu.evidence import keys, trusted_root
@@ -37,109 +34,16 @@ from ugallu.evidence.ports import IntegrityError, Leg, Stored
 from ugallu.evidence.signers.local import LocalSigner, open_key
 from ugallu.evidence.statement import spec_bytes
 from ugallu.evidence.verify import verify
-from ugallu.metrics import Metrics
-from ugallu.operator.contract import After, Parts
-from ugallu.operator.platform import Platform
+from ugallu.operator.contract import After
 from ugallu.operator.shared import Shared
 from ugallu.runtime.attestor.choose import choose, local
-from ugallu.runtime.attestor.enqueue import Enqueue, names_of
-from ugallu.runtime.attestor.operator import Attestor
-from ugallu.runtime.attestor.reseal import Reseal
+from ugallu.runtime.attestor.enqueue import names_of
 from ugallu.runtime.attestor.stages import Draft, Stages
 from ugallu.settings import load
 from ugallu.testing.clock import ManualClock
-from ugallu.testing.cluster import FaultyCluster, memory_cluster, running_cache, seeded
+from ugallu.testing.cluster import FaultyCluster, memory_cluster, seeded
 from ugallu.testing.evidence import make_event
-
-NAME = "se-0123456789abcdef01234567"
-BUNDLE = f"att-se-{NAME}"
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-@dataclass
-class Desk:
-    """An attestor whose reconcilers the test calls by hand."""
-
-    cluster: Cluster
-    cache: SharedCache
-    parts: Parts
-    metrics: Metrics
-    clock: ManualClock
-    folder: Path
-
-    @property
-    def enqueue(self) -> Enqueue:
-        found = self.parts.reconcilers[0]
-        assert isinstance(found, Enqueue)
-        return found
-
-    @property
-    def reseal(self) -> Reseal:
-        found = self.parts.reconcilers[1]
-        assert isinstance(found, Reseal)
-        return found
-
-    async def event(self, name: str = NAME) -> SecurityEvent:
-        return await self.cluster.get(SecurityEvent, name)
-
-    async def bundle(self, name: str = BUNDLE) -> AttestationBundle:
-        return await self.cluster.get(AttestationBundle, name)
-
-    async def seen_event(self, name: str = NAME) -> EventMark:
-        """As the cache holds it."""
-        return await self.cluster.get(EventMark, name)
-
-    async def seen_bundle(self, name: str = BUNDLE) -> BundleMark:
-        """As the cache holds it."""
-        return await self.cluster.get(BundleMark, name)
-
-    async def seal(self) -> After | None:
-        await self.enqueue.reconcile(await self.seen_event())
-        return await self.reseal.reconcile(await self.seen_bundle())
-
-
-def event_mark(event: SecurityEvent) -> EventMark:
-    """What the cache holds of an event."""
-    return msgspec.convert(msgspec.to_builtins(event), EventMark)
-
-
-def bundle_mark(bundle: AttestationBundle) -> BundleMark:
-    """What the cache holds of a bundle."""
-    return msgspec.convert(msgspec.to_builtins(bundle), BundleMark)
-
-
-@asynccontextmanager
-async def desk(folder: Path, cluster: Cluster, clock: ManualClock) -> AsyncIterator[Desk]:
-    """Build an attestor over the cluster; leaving closes it, as a dead process would."""
-    metrics = Metrics()
-    async with running_cache(cluster) as cache:
-        platform = Platform(
-            identity=ClusterIdentity(cluster_name="test", cluster_id="test"),
-            cluster=cluster,
-            cache=cache,
-            emitter=None,  # type: ignore[arg-type]  # the attestor emits nothing
-            clock=clock,
-            log=structlog.get_logger(),
-            metrics=metrics,
-            settings=load({"state": str(folder), "instance": "test"}, {}),
-            namespace="ugallu-system",
-            state=folder,
-        )
-        parts = Attestor().build(Config(), platform)
-        try:
-            await cache.view(SecurityEvent).synced()
-            await cache.view(AttestationBundle).synced()
-            yield Desk(cluster, cache, parts, metrics, clock, folder)
-        finally:
-            parts.close()
-
-
-def log_size(folder: Path) -> int:
-    checkpoint = folder / "evidence" / "log" / "checkpoint"
-    return int(checkpoint.read_text().split("\n")[1]) if checkpoint.exists() else 0
+from ugallu.testing.sealing import BUNDLE, NAME, Desk, Killed, bundle_mark, desk, event_mark, log_size, mortal
 
 
 def check(folder: Path, bundle: AttestationBundle, event: SecurityEvent) -> bool:
@@ -208,7 +112,7 @@ async def test_a_crash_between_any_two_effects_seals_once(tmp_path: Path, monkey
         digests: set[str] = set()
         async with desk(folder, cluster, clock) as at:
             with monkeypatch.context() as patch:
-                died = _mortal(patch, at, step)
+                died = mortal(patch, at, step)
                 for reconcile in (_enqueue, _reseal):
                     try:
                         await reconcile(at)
@@ -243,37 +147,6 @@ async def _enqueue(at: Desk) -> None:
 
 async def _reseal(at: Desk) -> None:
     await at.reseal.reconcile(await at.seen_bundle())
-
-
-def _mortal(patch: pytest.MonkeyPatch, at: Desk, after: int) -> Callable[[], bool]:
-    """Die before (even) or after (odd) the call with this number; the function returned tells whether it came to that."""
-    left, dead = after, False
-
-    def wrap(owner: Any, name: str) -> None:
-        real = getattr(owner, name)
-
-        async def call(*args: Any, **options: Any) -> Any:
-            nonlocal left, dead
-            if left == 0 or dead:
-                dead = True
-                raise Killed
-            left -= 1
-            result = await real(*args, **options)
-            if left == 0:
-                dead = True
-                raise Killed
-            left -= 1
-            return result
-
-        patch.setattr(owner, name, call)
-
-    for name in ("create", "patch_status"):
-        wrap(at.cluster, name)
-    for name in ("put", "get", "read", "drop"):
-        wrap(at.reseal.stages.store, name)
-    wrap(at.reseal.stages._log, "add")
-    wrap(_signer(at), "sign")
-    return lambda: dead
 
 
 async def test_a_recreated_event_does_not_inherit_old_evidence(tmp_path: Path) -> None:
@@ -463,7 +336,7 @@ async def test_a_parent_that_goes_after_the_freeze_is_sealed_all_the_same(tmp_pa
     event = await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
         await at.enqueue.reconcile(event_mark(event))
-        _fail(at.reseal.stages, "_log", "add", TransientError("the log is away"))
+        _fail(at.reseal.stages, "log", "add", TransientError("the log is away"))
         assert isinstance(await at.reseal.reconcile(await at.seen_bundle()), After)
         await cluster.delete(SecurityEvent, NAME)
     await clock.advance(10.0)
@@ -539,7 +412,7 @@ async def test_a_try_before_its_time_waits(tmp_path: Path) -> None:
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
         await at.enqueue.reconcile(await at.seen_event())
-        _fail(at.reseal.stages, "_log", "add", TransientError("away"))
+        _fail(at.reseal.stages, "log", "add", TransientError("away"))
         await at.reseal.reconcile(await at.seen_bundle())
         before = await at.bundle()
         assert await at.reseal.reconcile(bundle_mark(before)) == After(1.0)
@@ -651,6 +524,7 @@ async def test_many_events_are_sealed_at_once(tmp_path: Path) -> None:
             await at.enqueue.reconcile(await at.seen_event(name))
             await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name}"))
 
+        at.reseal.share = None
         async with anyio.create_task_group() as tg:
             for number in range(40):
                 tg.start_soon(one, f"se-{number:024x}")
@@ -710,7 +584,7 @@ async def test_a_clock_that_is_put_back_delays_nothing(tmp_path: Path) -> None:
     await cluster.create(make_event())
     async with desk(tmp_path, cluster, clock) as at:
         await at.enqueue.reconcile(await at.seen_event())
-        _fail(at.reseal.stages, "_log", "add", TransientError("away"))
+        _fail(at.reseal.stages, "log", "add", TransientError("away"))
         assert isinstance(await at.reseal.reconcile(await at.seen_bundle()), After)
     async with desk(tmp_path, cluster, ManualClock()) as at:
         assert await at.reseal.reconcile(await at.seen_bundle()) is None

@@ -1,0 +1,300 @@
+"""Bursts: many events in one statement, each proven alone, each logged once, wherever the process dies."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ugallu.api.bundle import AttestationBundle, BundlePhase
+from ugallu.api.event import EventPhase, SecurityEvent
+from ugallu.api.marks import EventMark
+from ugallu.cluster.port import Cluster, UnavailableError, list_all
+from ugallu.errors import TransientError
+from ugallu.evidence.ports import IntegrityError
+from ugallu.evidence.share import MAX_BYTES, OVERHEAD, fitting, pack
+from ugallu.evidence.statement import MAX_SUBJECTS, spec_bytes
+from ugallu.runtime.attestor.proof import confirm_in
+from ugallu.runtime.attestor.share import Share
+from ugallu.testing.clock import ManualClock
+from ugallu.testing.cluster import FaultyCluster, memory_cluster, seeded
+from ugallu.testing.evidence import make_event
+from ugallu.testing.sealing import Desk, Killed, desk, log_size, mortal
+
+
+@given(st.lists(st.integers(0, MAX_BYTES + 5), max_size=2000))
+def test_what_goes_together_fits(sizes: list[int]) -> None:
+    """Never more than verifiers take, never more bytes than readers take unless one alone has them, never none of some."""
+    count = fitting(sizes)
+    assert count <= MAX_SUBJECTS
+    assert bool(count) == bool(sizes)
+    assert count <= 1 or sum(sizes[:count]) + count * OVERHEAD <= MAX_BYTES
+
+
+@given(st.lists(st.binary(min_size=1).filter(lambda b: b"\n" not in b), max_size=20))
+def test_each_one_is_a_line_and_a_part(contents: list[bytes]) -> None:
+    """Both ways of cutting the whole give every single one back."""
+    whole, parts = pack(contents)
+    assert [whole[part.first : part.last + 1] for part in parts] == contents
+    assert whole.split(b"\n")[:-1] == contents
+
+
+def name(number: int) -> str:
+    return f"se-{number:024x}"
+
+
+async def crowd(cluster: Cluster, count: int) -> None:
+    for number in range(count):
+        await cluster.create(make_event(name(number)))
+
+
+def share_of(at: Desk) -> Share:
+    found = at.reseal.share
+    assert isinstance(found, Share)
+    return found
+
+
+@asynccontextmanager
+async def sharing(at: Desk) -> AsyncIterator[None]:
+    async with anyio.create_task_group() as tg:
+        await share_of(at)._know()
+        tg.start_soon(share_of(at).run)
+        yield
+        while share_of(at)._turns.taken:
+            await at.clock.advance(60.0)  # an answer of the cluster may have been lost, and a lane wait to ask again
+        tg.cancel_scope.cancel()
+
+
+async def burst(at: Desk, count: int) -> None:
+    """Look at every event and bundle once, as if many more were under way."""
+    at.reseal._busy = 1000
+    for number in range(count):
+        event = await at.seen_event(name(number))
+        await at.enqueue.reconcile(event)
+        bundle = await at.seen_bundle(f"att-se-{name(number)}")
+        await at.reseal.reconcile(bundle)
+
+
+async def all_attested(at: Desk, count: int) -> None:
+    view = at.cache.view(EventMark)
+
+    def attested() -> bool:
+        return [e.status.phase for e in view.items()] == [EventPhase.ATTESTED] * count
+
+    await view.until(attested)
+
+
+async def prove(at: Desk) -> list[AttestationBundle]:
+    """Every event's own bytes are proven by what its own bundle names, and no event is in two statements."""
+    bundles, _ = await list_all(at.cluster, AttestationBundle)
+    for bundle in bundles:
+        assert bundle.status.phase is BundlePhase.SEALED
+        await confirm_in(at.reseal.stages.store, lambda b, s: at.reseal.stages.ports.check(b, subject=s), bundle)
+        event = await at.event(bundle.spec.attested_for.name)
+        assert bundle.status.subject_ref is not None
+        store = at.reseal.stages.store
+        assert await store.get(store.key(bundle.status.subject_ref.url)) == spec_bytes(event)
+        assert event.status.attestation_digest == bundle.status.statement_digest
+    for lane in (0, 1):
+        assert await at.reseal.stages.store.stat(f"staging/shared/{lane}.json") is None
+    statements = {bundle.status.statement_digest for bundle in bundles}
+    assert log_size(at.folder) == len(statements)
+    return bundles
+
+
+async def test_a_burst_shares_a_statement(tmp_path: Path) -> None:
+    """Thirty events, one signature, one log entry, one archived bundle, and thirty bundles that name their own part of it."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 30)
+    async with desk(tmp_path, cluster, clock) as at:
+        await burst(at, 30)
+        async with sharing(at):
+            await all_attested(at, 30)
+        bundles = await prove(at)
+        assert log_size(tmp_path) == 1
+        assert len({b.status.worm_ref.url for b in bundles if b.status.worm_ref}) == 1
+        assert len({b.status.subject_ref.url for b in bundles if b.status.subject_ref}) == 30
+        assert {c.type: c.status for c in bundles[0].status.conditions} == dict.fromkeys(
+            ("Signed", "Logged", "Archived"), "True"
+        )
+        assert "shared by 30 events" in bundles[0].status.conditions[0].message
+        assert at.metrics.value("ugallu_attestor_shared_events_total") == 30
+        assert not share_of(at)._turns.taken
+
+
+async def test_few_events_have_a_statement_each(tmp_path: Path) -> None:
+    """Nobody waits for company: what comes while few are under way is sealed at once, alone."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 2)
+    async with desk(tmp_path, cluster, clock) as at, sharing(at):
+        for number in range(2):
+            await at.enqueue.reconcile(await at.seen_event(name(number)))
+            assert await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name(number)}")) is None
+        await prove(at)
+        assert log_size(tmp_path) == 2
+
+
+async def test_who_cannot_share_does_not_stop_the_rest(tmp_path: Path) -> None:
+    """An event that is gone fails alone with its reason; the others are sealed without it."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 5)
+    async with desk(tmp_path, cluster, clock) as at:
+        await burst(at, 5)
+        await cluster.delete(SecurityEvent, name(2))
+        async with sharing(at):
+            await all_attested(at, 4)
+            await at.cache.view(AttestationBundle).until(lambda: _failed(at, 2))
+        status = (await at.bundle(f"att-se-{name(2)}")).status
+        assert [failure.reason for failure in status.failures] == ["ParentGone"]
+        assert log_size(tmp_path) == 1
+
+
+def _failed(at: Desk, number: int) -> bool:
+    bundle = at.cache.view(AttestationBundle).get(f"att-se-{name(number)}")
+    return bundle is not None and bundle.status.phase is BundlePhase.FAILED
+
+
+async def test_a_bundle_that_is_deleted_meanwhile_comes_back(tmp_path: Path) -> None:
+    """Its event is attested all the same: by a bundle of its own."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 3)
+    async with desk(tmp_path, cluster, clock) as at:
+        await burst(at, 3)
+        real = at.reseal.stages.archive
+        gone = f"att-se-{name(1)}"
+
+        async def archive(*args: Any, **options: Any) -> Any:
+            view = at.cache.view(AttestationBundle)
+            await cluster.delete(AttestationBundle, gone)
+            await view.until(lambda: view.get(gone) is None)
+            at.reseal.stages.archive = real  # type: ignore[method-assign]
+            return await real(*args, **options)
+
+        at.reseal.stages.archive = archive  # type: ignore[method-assign]
+        async with sharing(at):
+            view = at.cache.view(AttestationBundle)
+            await view.until(lambda: _sealed(at) == 2 and view.get(gone) is not None)
+            at.reseal._busy = 0
+            assert await at.reseal.reconcile(await at.seen_bundle(gone)) is None
+            await all_attested(at, 3)
+
+
+def _sealed(at: Desk) -> int:
+    return sum(b.status.phase is BundlePhase.SEALED for b in at.cache.view(AttestationBundle).items())
+
+
+async def test_a_crash_between_any_two_effects_logs_everybody_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before any call to cluster, signer, log or store: all are sealed, none is in two statements.
+
+    Killed after a call is killed before the next one: nothing else is left of the process.
+    """
+    step, count = 0, 3
+    while True:
+        folder, clock = tmp_path / str(step), ManualClock()
+        cluster = memory_cluster(clock)
+        await crowd(cluster, count)
+        async with desk(folder, cluster, clock) as at:
+            await burst(at, count)
+            with monkeypatch.context() as patch:
+                died = mortal(patch, at, step)
+                try:
+                    async with sharing(at):
+                        await all_attested(at, count)
+                except BaseExceptionGroup as group:
+                    if (other := group.split(Killed)[1]) is not None:
+                        raise other from group
+        await clock.advance(1.0)
+        async with desk(folder, cluster, clock) as at:
+            async with sharing(at):
+                await burst(at, count)
+                await all_attested(at, count)
+            await prove(at)
+        if not died():
+            assert step > 40
+            return
+        step += 2
+
+
+async def test_what_fails_is_said_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is away fails every member with its reason; once it is back the very statement goes on."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 3)
+    async with desk(tmp_path, cluster, clock) as at:
+        await burst(at, 3)
+        log = at.reseal.stages.log
+
+        async def away(*_: Any) -> Any:
+            raise TransientError("the log is away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(log, "add", away)
+            async with sharing(at):
+                await at.cache.view(AttestationBundle).until(lambda: _said(at) == 3)
+                for number in range(3):
+                    assert await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name(number)}")) is None
+                patch.undo()
+                await clock.advance(1.0)
+                await all_attested(at, 3)
+        bundles = await prove(at)
+        assert [failure.stage for failure in bundles[0].status.failures] == ["log"]
+        assert bundles[0].status.next_attempt_at is None
+        assert log_size(tmp_path) == 1
+
+
+def _said(at: Desk) -> int:
+    return sum(len(b.status.failures) for b in at.cache.view(AttestationBundle).items())
+
+
+async def test_a_lane_that_was_tampered_with_is_left_alone(tmp_path: Path) -> None:
+    """What was staged must be the statement of those who are in it; whoever was is sealed anew, in the other lane."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 3)
+    async with desk(tmp_path, cluster, clock) as at:
+        store = at.reseal.stages.store
+        await store.put("staging/shared/0.json", b"forged", media_type="x", until=None)
+        await store.put("staging/shared/0.facts", b"forged", media_type="x", until=None)
+    async with desk(tmp_path, cluster, clock) as at:
+        with pytest.raises(IntegrityError):
+            await share_of(at)._staged(0)
+        async with sharing(at):
+            await burst(at, 3)
+            await all_attested(at, 3)
+        assert log_size(tmp_path) == 1
+
+
+async def test_a_cluster_that_fails_now_and_then_is_outlasted(tmp_path: Path) -> None:
+    """Lost answers and refused writes cost time: every event ends attested, in one statement."""
+    clock = ManualClock()
+    behind = memory_cluster(clock)
+    await crowd(behind, 5)
+    cluster = FaultyCluster(behind, seeded(3, 0.3))
+    async with desk(tmp_path, cluster, clock) as at:
+        at.reseal._busy = 1000
+        async with sharing(at):
+            pending = list(range(5))
+            for _ in range(400):
+                for number in list(pending):
+                    try:
+                        await at.enqueue.reconcile(await at.seen_event(name(number)))
+                        await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name(number)}"))
+                        if (await at.event(name(number))).status.phase is EventPhase.ATTESTED:
+                            pending.remove(number)
+                    except UnavailableError:
+                        continue
+                await clock.advance(400.0)
+                if not pending:
+                    break
+            assert not pending
+        assert cluster.faults

@@ -1,0 +1,368 @@
+"""Bursts: events that come faster than they can be sealed one by one share a Statement, and with it one log entry.
+
+What comes while few are under way is sealed alone, at once. The rest gathers; each of a few lanes takes what has
+gathered, up to 1,024 events, and seals it as one. So statements grow with the backlog, and nobody waits for company.
+
+A lane has a place in the evidence store, where what it is doing is staged: first who is in, then the statement, then
+each stage's output. The next process finishes what it finds there before it begins anything, so an event that is in a
+statement is never put into another one.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import anyio
+import msgspec
+import structlog
+
+from ugallu.api.bundle import AttestationBundle, BundlePhase
+from ugallu.api.event import SecurityEvent
+from ugallu.api.marks import BundleMark, EventMark
+from ugallu.api.meta import Metadata, utc_seconds
+from ugallu.clock import Clock
+from ugallu.cluster.port import Cluster, Key, NotFoundError, OutdatedError, Preconditions
+from ugallu.errors import PermanentError, TransientError, UgalluError
+from ugallu.evidence import statement
+from ugallu.evidence.canonical import digest
+from ugallu.evidence.ports import IntegrityError, Stored
+from ugallu.evidence.seal import PATIENCE, Keys, Stage, retry_delay, shared_name
+from ugallu.evidence.share import Facts, Member, fitting, pack
+from ugallu.evidence.statement import MAX_SUBJECTS
+from ugallu.evidence.stores.parts import Part
+from ugallu.metrics import Metrics
+from ugallu.pace import Backoff
+from ugallu.runtime.attestor import said
+from ugallu.runtime.attestor.enqueue import CLUSTER_ANNOTATION
+from ugallu.runtime.attestor.parent import EVENT, attest, find
+from ugallu.runtime.attestor.reseal import CLUSTER_ERRORS, Reseal
+from ugallu.runtime.attestor.stages import MSGPACK, Archived, Draft, Stages
+
+T = TypeVar("T")
+
+LANES: Final = 2
+"""Statements under way at once: one is signed and stored while the other's events are told."""
+ALONE: Final = 12
+"""Events sealed one by one at the same time; more than that is a burst."""
+AT_ONCE: Final = 64
+"""Members of a statement read or told at once."""
+
+
+class Turns:
+    """What all Parts of this process share, those that come and those that go: who is being sealed, and the lanes."""
+
+    def __init__(self) -> None:
+        self.lanes = tuple(anyio.Lock() for _ in range(LANES))
+        self.taken: set[str] = set()
+        """Uids of bundles that a lane has."""
+
+
+class Share:
+    """A Service; `Reseal` hands it what it cannot seal at once."""
+
+    name = "share"
+
+    def __init__(
+        self,
+        stages: Stages,
+        reseal: Reseal,
+        cluster: Cluster,
+        turns: Turns,
+        *,
+        attestor: statement.Attestor,
+        again: Callable[[Key], Awaitable[None]],
+        clock: Clock,
+        metrics: Metrics,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        self._log = log
+        self._stages = stages
+        self._reseal = reseal
+        self._cluster = cluster
+        self._turns = turns
+        self._attestor = attestor
+        self._again = again
+        self._clock = clock
+        self._metrics = metrics
+        self._pool: dict[str, BundleMark] = {}
+        self._news = anyio.Event()
+        self._loading = anyio.Lock()
+        self._broken: set[int] | None = None
+        """Lanes whose place holds what cannot be read; None until the places were looked into."""
+
+    async def takes(self, mark: BundleMark, busy: int) -> bool:
+        """Tell whether a lane has this bundle or will take it; `busy` are those being sealed alone."""
+        if len(await self._know()) == LANES:
+            return False
+        uid = mark.metadata.uid
+        if uid in self._turns.taken or uid in self._pool:
+            return True
+        fresh = mark.status.phase is None and mark.spec.attested_for.kind == EVENT
+        if not fresh or (busy < ALONE and not self._pool):
+            return False
+        self._pool[uid] = mark
+        self._news.set()
+        return True
+
+    async def run(self) -> None:
+        """Finish what was left, then seal what gathers, until cancelled."""
+        broken = await self._know()
+        async with anyio.create_task_group() as tg:
+            for lane in range(LANES):
+                if lane not in broken:
+                    tg.start_soon(self._lane, lane)
+
+    async def _know(self) -> set[int]:
+        """Learn once who was left in the lanes by an earlier process, so that nobody begins anew with them."""
+        async with self._loading:
+            if self._broken is None:
+                broken: set[int] = set()
+                for lane, lock in enumerate(self._turns.lanes):
+                    if lock.locked():
+                        continue  # Parts on their way out are at work in it: whom they have is known
+                    try:
+                        left = await self._staged(lane)
+                    except IntegrityError as error:
+                        # Whoever was in there is sealed anew: a second entry in the log, but nobody is left out.
+                        self._log.error("a lane is not used: what it holds is damaged", lane=lane, error=str(error))
+                        broken.add(lane)
+                        continue
+                    if left is not None:
+                        self._turns.taken.update(member.bundle_uid for member in left[0].members)
+                self._broken = broken
+            return self._broken
+
+    async def _lane(self, lane: int) -> None:
+        async with self._turns.lanes[lane]:
+            if (left := await self._staged(lane)) is not None:
+                await self._finish(lane, *left, kept=True)
+            else:
+                await self._clear(lane)  # who was to be in a statement that was never made
+        while True:
+            while not self._pool:
+                self._news = anyio.Event()
+                await self._news.wait()
+            async with self._turns.lanes[lane]:
+                await self._seal(lane, self._take())
+
+    def _take(self) -> list[BundleMark]:
+        """Take the longest waiting, all of one cluster: its id is in the place where evidence lies."""
+        marks: list[BundleMark] = []
+        for mark in self._pool.values():
+            if len(marks) == MAX_SUBJECTS:
+                break
+            if not marks or _cluster_id(mark) == _cluster_id(marks[0]):
+                marks.append(mark)
+        for mark in marks:
+            del self._pool[mark.metadata.uid]
+        self._turns.taken.update(mark.metadata.uid for mark in marks)
+        return marks
+
+    async def _seal(self, lane: int, marks: list[BundleMark]) -> None:
+        """Seal these in one statement; who cannot be in it is left to be sealed alone."""
+        inside: set[str] = set()
+        try:
+            events = await self._events(marks)
+            ready = [(mark, *events[mark.metadata.uid]) for mark in marks if mark.metadata.uid in events]
+            ready = ready[: fitting([len(content) for _, _, content in ready])]
+            if len(ready) > 1:
+                inside = {mark.metadata.uid for mark, _, _ in ready}
+                await self._begin(lane, ready)
+        finally:
+            outside = [mark for mark in marks if mark.metadata.uid not in inside]
+            self._turns.taken.difference_update(mark.metadata.uid for mark in outside)
+        for mark in outside:
+            await self._by_itself(mark, crowded=mark.metadata.uid in events and len(ready) > 1)
+
+    async def _by_itself(self, mark: BundleMark, *, crowded: bool) -> None:
+        """Seal one alone, or put it back when it was only one too many; what fails of it comes back by its status."""
+        if crowded:
+            self._pool.setdefault(mark.metadata.uid, mark)
+            return
+        try:
+            await self._reseal.alone(mark)
+        except (*CLUSTER_ERRORS, PermanentError):
+            # Nothing was written, so nobody would come back to it but us.
+            await self._clock.sleep(1.0)
+            self._pool.setdefault(mark.metadata.uid, mark)
+
+    async def _events(self, marks: Sequence[BundleMark]) -> dict[str, tuple[SecurityEvent, bytes]]:
+        """Return the events of these bundles and their bytes, by the bundle's uid; who has none is left out."""
+        found: dict[str, tuple[SecurityEvent, bytes]] = {}
+
+        async def look(mark: BundleMark) -> None:
+            try:
+                event = await find(self._cluster, mark)
+                if isinstance(event, SecurityEvent):
+                    found[mark.metadata.uid] = event, statement.spec_bytes(event)
+            except UgalluError:
+                return
+
+        await _each(marks, look)
+        return found
+
+    async def _begin(self, lane: int, ready: Sequence[tuple[BundleMark, SecurityEvent, bytes]]) -> None:
+        payload = statement.shared_statement(
+            [(event, content) for _, event, content in ready], self._attestor, self._clock.now()
+        )
+        content, parts = pack([content for _, _, content in ready])
+        members = tuple(
+            Member(mark.metadata.name, mark.metadata.uid, event.metadata.name, event.metadata.uid, *part)
+            for (mark, event, _), part in zip(ready, parts, strict=True)
+        )
+        facts = Facts(digest(payload), _cluster_id(ready[0][0]), members, content)
+        await self._finish(lane, facts, Draft(payload=payload), kept=False)
+
+    async def _finish(self, lane: int, facts: Facts, draft: Draft, *, kept: bool) -> None:
+        """Bring a statement through all stages, as often as it takes, and tell every member."""
+        left = kept
+        attempts = 0
+        stage = Stage.STATEMENT
+        archived: Archived | None = None
+        while archived is None:
+            try:
+                if not kept:
+                    await self._keep(lane, facts, draft)
+                    kept = True
+                if not draft.legs:
+                    stage = Stage.SIGN
+                    draft = await self._grown(lane, await self._stages.sign(draft))
+                if any(leg.entry is None for leg in draft.legs):
+                    stage = Stage.LOG
+                    draft = await self._grown(lane, await self._stages.enter(draft))
+                stage = Stage.ARCHIVE
+                whole, keys = msgspec.structs.replace(draft, spec=facts.content), Keys(shared_name(facts.digest))
+                archived = await self._stages.archive(whole, keys, facts.cluster_id, lines=True)
+            except UgalluError as error:
+                attempts += 1
+                if attempts in (1, PATIENCE) or isinstance(error, PermanentError):
+                    await self._say_failed(facts, stage, error)
+                await self._clock.sleep(retry_delay(attempts))
+        await self._tell(facts, draft, archived, left=left)
+        await self._clear(lane)
+        self._turns.taken.difference_update(member.bundle_uid for member in facts.members)
+
+    async def _grown(self, lane: int, draft: Draft) -> Draft:
+        """Stage what a stage has made."""
+        await self._stages.stage(_draft_key(lane), draft)
+        return draft
+
+    async def _keep(self, lane: int, facts: Facts, draft: Draft) -> None:
+        """Stage who is in before the statement, without which nobody is."""
+        store = self._stages.store
+        await store.put(_facts_key(lane), msgspec.msgpack.encode(facts), media_type=MSGPACK, until=None)
+        await self._stages.stage(_draft_key(lane), draft)
+
+    async def _staged(self, lane: int) -> tuple[Facts, Draft] | None:
+        """Return what is under way in a lane; `IntegrityError` when it does not fit together."""
+        store = self._stages.store
+        if await store.stat(_draft_key(lane)) is None:
+            return None
+        try:
+            facts = msgspec.msgpack.decode(await store.get(_facts_key(lane)), type=Facts)
+        except msgspec.DecodeError as error:
+            raise IntegrityError("what was staged cannot be read", where=_facts_key(lane)) from error
+        return facts, await self._stages.staged(_draft_key(lane), facts.digest)
+
+    async def _clear(self, lane: int) -> None:
+        """Let the lane's place be empty: first the statement, without which the rest means nothing."""
+        pause = Backoff()
+        while True:
+            try:
+                await self._stages.store.drop(_draft_key(lane))
+                await self._stages.store.drop(_facts_key(lane))
+            except TransientError:
+                await self._clock.sleep(pause.next())
+            else:
+                return
+
+    async def _tell(self, facts: Facts, draft: Draft, archived: Archived, *, left: bool) -> None:
+        """Write into every member's bundle what was made of it, and into its event that it is attested.
+
+        Of what an earlier process `left`, some may know already.
+        """
+        now = utc_seconds(self._clock.now())
+        signed = said.signed(draft, self._stages.mode, now)
+        entry = draft.legs[0].entry
+        assert entry is not None
+        company = f"in a statement shared by {len(facts.members)} events"
+        reason, message = said.kept(archived)
+        words = (
+            ("Signed", "SignerOK", f"signed by {signed['signature'].key_id}, {company}"),
+            ("Logged", "LoggerOK", f"entry {entry.index} of {self._stages.origin(entry)}, {company}"),
+            ("Archived", reason, f"{message}, {company}"),
+        )
+        conditions = [said.condition(*word, holds=True, now=now, generation=1) for word in words]
+        common = {"statementDigest": facts.digest, **signed, **said.logged(draft), "conditions": conditions}
+
+        async def tell(member: Member) -> None:
+            subject = _part(archived.subject, facts, member)
+            changes = msgspec.to_builtins({**common, **said.sealed(archived, subject, now)})
+            await self._patiently(lambda: self._tell_one(member, changes, left=left))
+
+        await _each(facts.members, tell)
+
+    async def _tell_one(self, member: Member, changes: dict[str, Any], *, left: bool) -> None:
+        when = Preconditions(uid=member.bundle_uid)
+        try:
+            bundle = await self._cluster.get(AttestationBundle, member.bundle) if left else None
+            known = bundle is not None and bundle.metadata.uid == member.bundle_uid
+            if bundle is None or not known or bundle.status.phase is not BundlePhase.SEALED:
+                bundle = await self._cluster.patch_status(AttestationBundle, member.bundle, changes, when=when)
+        except (NotFoundError, OutdatedError):
+            # Deleted meanwhile: its event, if it still waits, gets another one.
+            await self._again(Key("", member.bundle))
+            return
+        self._reseal.count(bundle, "sealed")
+        self._metrics.count("ugallu_attestor_shared_events_total")
+        await attest(self._cluster, bundle, EventMark(metadata=Metadata(name=member.event, uid=member.event_uid)))
+
+    async def _say_failed(self, facts: Facts, stage: Stage, error: UgalluError) -> None:
+        async def say(member: Member) -> None:
+            try:
+                bundle = await self._cluster.get(AttestationBundle, member.bundle)
+                if bundle.metadata.uid == member.bundle_uid and bundle.status.phase is not BundlePhase.SEALED:
+                    await self._reseal.failed(bundle, stage, error)
+            except (*CLUSTER_ERRORS, NotFoundError):
+                return  # said by the next failure, if there is one
+
+        await _each(facts.members, say)
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what must be done, however long the cluster takes."""
+        pause = Backoff()
+        while True:
+            try:
+                await work()
+            except CLUSTER_ERRORS:
+                await self._clock.sleep(pause.next())
+            else:
+                return
+
+
+def _part(stored: Stored, facts: Facts, member: Member) -> Stored:
+    return Part(member.first, member.last).of(stored, facts.content)[0]
+
+
+def _cluster_id(mark: BundleMark) -> str:
+    return mark.metadata.annotations.get(CLUSTER_ANNOTATION, "")
+
+
+def _draft_key(lane: int) -> str:
+    return f"staging/shared/{lane}.json"
+
+
+def _facts_key(lane: int) -> str:
+    return f"staging/shared/{lane}.facts"
+
+
+async def _each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Do the work for each item, some at a time."""
+    waiting = iter(items)
+
+    async def worker() -> None:
+        for item in waiting:
+            await work(item)
+
+    async with anyio.create_task_group() as tg:
+        for _ in range(min(AT_ONCE, len(items))):
+            tg.start_soon(worker)
