@@ -56,6 +56,7 @@ def remarks(
     slow: Overruns | None = None,
     hidden: Mapping[str, Hidden] | None = None,
     event_time: float | None = None,
+    unseen: Mapping[str, int] | None = None,
 ) -> list[Condition]:
     """What is odd about a rule that compiles: each condition stands here only while it is true."""
     found = []
@@ -66,9 +67,8 @@ def remarks(
         found.append(
             _remark("NeverMatches", "Contradiction", "the conditions contradict each other: no event can match")
         )
-    if rule.unknown_fields:
-        names = ", ".join(rule.unknown_fields)
-        found.append(_remark("UnknownField", "NotAnAuditField", f"no audit event has: {names}"))
+    if unknown := _unknown(rule.unknown_fields, unseen or {}):
+        found.append(unknown)
     if slow is not None:
         found.append(_too_slow(slow))
     blind = _blind(armed, levels)
@@ -111,6 +111,17 @@ def _exceptions(armed: Armed, hidden: Mapping[str, Hidden], now: float | None) -
         text = f"suddenly hides {WIDER} subjects or more that it never hid before: {_names(wider)}"
         found.append(_remark("ExceptionWider", "NewSubjects", text))
     return found
+
+
+def _unknown(never: tuple[str, ...], unseen: Mapping[str, int]) -> Condition | None:
+    """Fields that no audit event has, and those that had no value in an hour of this cluster's events."""
+    texts = [f"no audit event has: {', '.join(never)}"] if never else []
+    if unseen:
+        told = ", ".join(f"{name} ({looks} events)" for name, looks in sorted(unseen.items()))
+        texts.append(f"looked for in vain for an hour: {told}")
+    if not texts:
+        return None
+    return _remark("UnknownField", "NotAnAuditField" if never else "NeverSeen", "; ".join(texts))
 
 
 def _too_slow(slow: Overruns) -> Condition:

@@ -40,6 +40,7 @@ from ugallu_audit_detection.limiter import Limiter
 from ugallu_audit_detection.memory import Recent, digest
 from ugallu_audit_detection.pulse import Pulse
 from ugallu_audit_detection.seen import Seen
+from ugallu_audit_detection.sightings import Sightings
 from ugallu_audit_detection.sigma.budget import Budget
 from ugallu_audit_detection.sigma.match import Matcher
 from ugallu_audit_detection.sigma.questions import Surroundings
@@ -152,6 +153,7 @@ class Engine:
         self.context = Context()
         self.budget = budget or Budget(time.perf_counter, exact=time.thread_time, holding=holding)
         self.levels = Levels()
+        self.sightings = Sightings()
         self.pulse = Pulse()
         self._metrics = metrics
         self._armed: dict[str, Armed] = {}
@@ -172,6 +174,7 @@ class Engine:
         """Let this version serve from the next batch on, in the place of an earlier one."""
         self._limiter.adopt(rule.name, rule.spec.rate_limit)
         self.budget.forget(rule.name)
+        self.sightings.watch(rule.compiled)
         self.correlator.arm(rule)
         self._armed[rule.name] = rule
         self._matcher = None
@@ -180,6 +183,7 @@ class Engine:
         """Stop serving this rule; its bucket and counts stay, in case it returns."""
         if self._armed.pop(name, None) is not None:
             self._matcher = None
+            self.sightings.forget(name)
             self.correlator.disarm(name)
 
     def forget(self, name: str) -> None:
@@ -217,6 +221,7 @@ class Engine:
             matcher = self._matcher = Matcher(compiled, budget=self.budget, context=context)
         self.pulse.beat(records)
         self.levels.note(records)
+        self.sightings.note(records)
         for index, rules in matcher.match_batch(records):
             case = Case(records[index], matcher.callers, matcher.context)
             counted: list[str] = []

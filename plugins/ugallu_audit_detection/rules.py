@@ -270,6 +270,7 @@ class Rules:
                 slow=self._engine.budget.slow(known.armed.name),
                 hidden=self._engine.exceptions.of(known.armed.name),
                 event_time=self._engine.pulse.event_time,
+                unseen=self._engine.sightings.unknown(known.armed.name),
             )
         return with_links(said, known.armed, self._engine.correlator)
 
