@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from ugallu.manifests.names import IMAGE, PRIORITY, labels, selector
 from ugallu.manifests.roles import SECRETS, Role, Shape, mebibytes
+from ugallu.operator.contract import TokenVolume
 from ugallu.settings import Settings
 
 USER: Final = 65532
@@ -16,6 +17,7 @@ NODE_STATE: Final = "/var/lib/ugallu"
 STATE_SIZE: Final = "4Gi"
 """Journal and webhook spool hold 1 GiB each by default; the rest is evidence and air."""
 TOKEN: Final = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a directory
+TOKENS: Final = "/var/run/secrets/ugallu"
 TOKEN_SECONDS: Final = 1800
 """The kubelet renews it after four fifths; what is stolen is worth little for long."""
 
@@ -148,6 +150,10 @@ def _mounts(role: Role) -> list[Part]:
         {"name": "state", "mountPath": STATE},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the Pod's own
         {"name": "token", "mountPath": TOKEN, "readOnly": True},
+        *(
+            {"name": f"token-{token.name}", "mountPath": f"{TOKENS}/{token.name}", "readOnly": True}
+            for token in role.workload.tokens
+        ),
         *({"name": name, "mountPath": f"{SECRETS}/{name}", "readOnly": True} for name in role.workload.secrets),
         *({"name": _host(host.path), "mountPath": host.path, "readOnly": True} for host in role.workload.host_paths),
     ]
@@ -168,6 +174,7 @@ def _volumes(role: Role) -> list[Part]:
         *_state(role),
         {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
         {"name": "token", "projected": {"defaultMode": 0o440, "sources": _token()}},
+        *({"name": f"token-{token.name}", "projected": _token_for(token)} for token in role.workload.tokens),
         *secrets,
         *hosts,
     ]
@@ -192,6 +199,11 @@ def _state(role: Role) -> list[Part]:
 def claim(role: Role) -> str:
     """Return the name of the claim that a Deployment's state lies in."""
     return f"{role.account}-state"
+
+
+def _token_for(token: TokenVolume) -> Part:
+    source = {"path": "token", "audience": token.audience, "expirationSeconds": TOKEN_SECONDS}
+    return {"defaultMode": 0o440, "sources": [{"serviceAccountToken": source}]}
 
 
 def _token() -> list[Part]:

@@ -140,6 +140,7 @@ def local(operators: Iterable[type[Operator[Any]]]) -> Role:
         workload=Workload(
             ports=_union(part.ports for part in parts),
             secrets=_union(part.secrets for part in parts),
+            tokens=_union(part.tokens for part in parts),
             config_maps=_union(part.config_maps for part in parts),
             arguments=_union(part.arguments for part in parts),
             memory=f"{sum(mebibytes(part.memory) for part in parts)}Mi",

@@ -183,6 +183,14 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenVolume:
+    """A further ServiceAccount token, for somebody else than the API server: /var/run/secrets/ugallu/<name>/token."""
+
+    name: str
+    audience: str
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """The Pods of one operator, as far as they differ from everybody's: restricted, read-only, one state volume."""
 
@@ -193,6 +201,7 @@ class Workload:
     host_paths: tuple[HostPath, ...] = ()
     secrets: tuple[str, ...] = ()
     """Secrets of the own namespace that are mounted under /etc/ugallu/secrets/<name>, each optional."""
+    tokens: tuple[TokenVolume, ...] = ()
     config_maps: tuple[str, ...] = ()
     """Empty ConfigMaps to ship beside it, for an operator that writes them and may make none."""
     arguments: tuple[str, ...] = ()

@@ -27,11 +27,22 @@ from ugallu.evidence.ports import Leg, Signer, TimestampAuthority, TransparencyL
 from ugallu.evidence.trusted_root import LogKey, TrustedRoot
 from ugallu.metrics import Metrics
 from ugallu.net.ask import Peer, Reply
+from ugallu.operator.contract import TokenVolume
 
 FULCIO_TOKEN: Final = "/var/run/secrets/ugallu/fulcio/token"  # noqa: S105 - a path
 ROOT_SECRET: Final = "ugallu-trusted-root"  # noqa: S105 - a name
 ROOT_KEY: Final = "trusted-root.json"
 CA_KEY: Final = "ca.crt"
+SECRETS: Final = (
+    # What is mounted without a word more, each optional; another Secret must be mounted by whoever names it.
+    ROOT_SECRET,
+    "ugallu-fulcio-ca",
+    "ugallu-openbao-ca",
+    "ugallu-rekor-ca",
+    "ugallu-timestamp-ca",
+    "ugallu-worm-credentials",
+)
+FULCIO_VOLUME: Final = TokenVolume("fulcio", "sigstore")
 MAX_BYTES: Final = 1 << 20
 WHERE: Final = "AttestorConfig/default"
 

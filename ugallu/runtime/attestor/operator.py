@@ -4,38 +4,43 @@ from typing import ClassVar
 
 from ugallu import __version__
 from ugallu.api.marks import BundleMark, EventMark, ResponseMark
-from ugallu.api.meta import GROUP, Config
+from ugallu.api.meta import GROUP, Resource
+from ugallu.api.platform import AttestorConfig, WORMConfig
 from ugallu.cluster.port import Key
 from ugallu.evidence.ports import PublicKey
 from ugallu.evidence.statement import Attestor as Author
 from ugallu.operator.contract import Grant, Operator, Parts, Placement, Workload
 from ugallu.operator.platform import Platform
+from ugallu.operator.rights import CONFIG_NAME
 from ugallu.runtime.attestor.books import Books
 from ugallu.runtime.attestor.choose import choose
+from ugallu.runtime.attestor.configs import FULCIO_VOLUME, SECRETS, Wanted
 from ugallu.runtime.attestor.enqueue import MANAGED_BY, Enqueue, EnqueueResponses
 from ugallu.runtime.attestor.reseal import Reseal
 from ugallu.runtime.attestor.share import Share, Turns
 from ugallu.runtime.attestor.stages import Stages
 
 
-class Attestor(Operator[Config]):
+class Attestor(Operator[Wanted]):
     """Event, or finished response, to AttestationBundle to evidence."""
 
     name = "attestor"
-    config = Config
+    config = Wanted
+    config_kind: ClassVar[type[Resource] | None] = AttestorConfig
     placement: ClassVar[Placement] = Placement.ONE_LEADER
-    workload: ClassVar[Workload] = Workload(memory="256Mi", durable=True)
+    workload: ClassVar[Workload] = Workload(memory="256Mi", durable=True, secrets=SECRETS, tokens=(FULCIO_VOLUME,))
     grants: ClassVar[tuple[Grant, ...]] = (
         Grant(GROUP, ("securityevents",), ("get", "list", "watch")),
         Grant(GROUP, ("securityevents/status",), ("patch",)),
         Grant(GROUP, ("eventresponses",), ("get", "list", "watch")),
         Grant(GROUP, ("attestationbundles",), ("get", "list", "watch", "create")),
         Grant(GROUP, ("attestationbundles/status",), ("patch",)),
+        Grant(GROUP, (WORMConfig.kind_info.plural,), ("list", "watch"), names=(CONFIG_NAME,)),
     )
 
-    def build(self, config: Config, platform: Platform) -> Parts:  # noqa: ARG002 - nothing to configure yet
+    def build(self, config: Wanted, platform: Platform) -> Parts:
         """Open key, log and store, and return the reconcilers."""
-        ports = choose(platform)
+        ports = choose(platform, config)
         events = platform.cache.view(EventMark)
         responses = platform.cache.view(ResponseMark)
         bundles = platform.cache.view(BundleMark)
@@ -82,7 +87,8 @@ class Attestor(Operator[Config]):
         )
         return Parts(
             reconcilers=(enqueue, reseal, enqueue_responses),
-            services=(books, share),
+            services=(books, share, *ports.services),
+            ready=ports.ready,
             idle=lambda: books.settled,
             close=close,
         )
