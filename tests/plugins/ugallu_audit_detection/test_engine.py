@@ -519,12 +519,26 @@ RULES = (
         match={"stage": ["ResponseStarted", "ResponseComplete"]},
         rateLimit={"burst": 2, "sustainedPerSec": 1},
     ),
+    armed(
+        "was-otherwise",
+        match={
+            "objectRef": {"resource": ["pods"]},
+            "previous": [{"jsonPath": "$.spec.hostPID", "patterns": ["true"]}],
+            "whenUnknown": "holds",
+        },
+        suppress={
+            "exceptions": [
+                {**EXCEPTION, "match": {"objectRef": {"resource": ["pods"]}, "changed": ["$.spec"], "verb": ["update"]}}
+            ]
+        },
+    ),
 )
 
 events = st.builds(
     at,
     st.integers(0, 90).map(lambda tenth: tenth / 2),
-    verb=st.sampled_from(["get", "watch", "create"]),
+    verb=st.sampled_from(["get", "watch", "create", "update", "delete"]),
+    responseObject=st.sampled_from([None, *({"kind": "Pod", "spec": {"hostPID": pid}} for pid in (True, False))]),
     stage=st.sampled_from(["ResponseStarted", "ResponseComplete", "RequestReceived"]),
     auditID=st.sampled_from(["a", "b"]),
     user=st.sampled_from([{"username": "alice"}, {"username": "system:serviceaccount:backup:runner"}]),
