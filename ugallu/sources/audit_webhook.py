@@ -32,7 +32,7 @@ from ugallu.pace import TokenBucket
 from ugallu.settings import WebhookSettings
 from ugallu.sources import spool as spools
 from ugallu.sources.audit_decode import AuditDecoder, Rejected
-from ugallu.sources.audit_list import events_of
+from ugallu.sources.audit_list import listed, searched
 from ugallu.sources.lines import EDGE_BYTES, Oversize
 from ugallu.sources.seen import Seen
 from ugallu.sources.spool import Place, Spool
@@ -46,8 +46,6 @@ DIRECTORY: Final = "audit-webhook"
 BATCH: Final = 512
 BATCH_BYTES: Final = 4 << 20
 RELEASE_SECONDS: Final = 2.0
-_LARGE: Final = 4 << 20
-"""Bytes of a body; an API server's own are smaller."""
 _RETRY_SECONDS: Final = "2"
 """What a full spool asks for. An API server gives up a batch after five tries, some of them seconds apart."""
 _OUTCOMES: Final = {
@@ -132,13 +130,14 @@ class AuditReceiver:
         from ugallu.net.http import Answer
 
         began = self._clock.monotonic()
-        cut = partial(events_of, body.data, whole=body.whole)
         try:
-            # One that is large, and cut off or broken besides, takes seconds to search.
-            events = await anyio.to_thread.run_sync(cut) if len(body.data) > _LARGE else cut()
+            events = listed(body.data) if body.whole else None
+            if events is None:
+                events = await anyio.to_thread.run_sync(partial(searched, body.data, whole=body.whole))
         except PermanentError as error:
             self._complain("refused what is no list of audit events", error=str(error))
             return Answer(400, f"{error}\n")
+        body.data.clear()  # the events are copies: of a large body there is no room for a second one
         if events:
             try:
                 await self._spool.append(events)

@@ -8,7 +8,7 @@ reader's checkpoint stands, with all that is needed to go on there; what lies be
 """
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -28,6 +28,7 @@ from ugallu.sources.seen import RETAINED, Seen
 
 READER: Final = "source"
 WHERE: Final = "audit-webhook"
+PART_BYTES: Final = 4 << 20
 _READ: Final = 512
 
 
@@ -116,11 +117,19 @@ class Spool:
         return journal.size * max(0, journal.last - seq) // kept if kept else 0
 
     async def append(self, events: Sequence[bytes]) -> None:
-        """Make these events durable, all or none.
+        """Make these events durable.
 
-        Raises `FullError` when there is no room, `TransientError` when the disk refuses.
+        Raises `FullError` when there is no room, `TransientError` when the disk refuses: none is there then, or of more
+        than `PART_BYTES` perhaps the first ones, which are repeats when they come again.
         """
-        await self._journal.append(events)
+        journal = self._journal
+        size = sum(map(len, events))
+        if size <= PART_BYTES or journal.size + 2 * size > self._max_bytes:
+            await journal.append(events)
+            return
+        # A batch is written, and read again by whoever reads a part of it, as a whole.
+        for part in _parts(events):
+            await journal.append(part)
 
     async def read(self, after: int) -> Sequence[Record]:
         """Return the next events, once there are any."""
@@ -230,3 +239,14 @@ class Spool:
             if journal is not None:
                 journal.close()
         self._events = self._digests = None
+
+
+def _parts(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Cut events into parts of about `PART_BYTES`."""
+    start = size = 0
+    for at, event in enumerate(events):
+        if size and size + len(event) > PART_BYTES:
+            yield events[start:at]
+            start, size = at, 0
+        size += len(event)
+    yield events[start:]

@@ -149,6 +149,40 @@ async def test_a_full_spool_takes_all_or_nothing(kept: Kept) -> None:
         assert [(event.seq, event.data[:1]) for event in await spool.read(2)] == [(3, b"e")]
 
 
+async def test_a_large_request_is_written_in_parts(kept: Kept) -> None:
+    """Each event of it has its place; when the disk refuses in the middle, what is there is a repeat the next time."""
+    files = FaultyFiles()
+    kept.files, kept.max_bytes = files, 64 << 20
+    events = [b"%d" % number + b"x" * 1_000_000 for number in range(10)]
+
+    def third(operation: str, path: Path) -> int:
+        done = sum(called == "pwrite" and "/spool/" in str(at) for called, at in files.calls)
+        return errno.ENOSPC if operation == "pwrite" and done > 2 else 0
+
+    async with kept.spool().opened() as spool:
+        start = spool.place(None)
+        seen = await spool.seen(start)
+        files.calls.clear()
+        files.plan = third
+        with pytest.raises(TransientError):
+            await spool.append(events)
+        files.plan = healthy
+        place, fresh = await read(spool, start, seen)
+        assert 0 < len(fresh) < 10
+        await spool.append(events)
+        assert spool.last == len(fresh) + 10
+        assert fresh + (await read(spool, place, seen))[1] == events
+
+
+async def test_a_large_request_without_room_is_refused_as_one(kept: Kept) -> None:
+    """Else its first part, sent again and again, would fill what room there is."""
+    kept.max_bytes = 8 << 20
+    async with kept.spool().opened() as spool:
+        with pytest.raises(FullError):
+            await spool.append([b"x" * 1_000_000] * 10)
+        assert spool.last == 0
+
+
 async def test_the_slowest_reader_decides(kept: Kept) -> None:
     """Of two readers the one that is behind keeps its events; one that never read any keeps none."""
     async with kept.spool().opened() as spool:
