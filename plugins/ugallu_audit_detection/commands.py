@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ugallu_audit_detection.report import Report
 
-_FORMS = "files or directories: SigmaRule objects in YAML or JSON, or upstream Sigma rules"
+_FORMS = "files or directories: SigmaRule objects in YAML or JSON, or upstream Sigma rules; `pack`: the default rules"
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -76,6 +76,8 @@ def _policy(does: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _paths(args: argparse.Namespace) -> Any:  # noqa: ANN401 - what the chosen function takes
+    from ugallu_audit_detection import pack
+
     if args.rules_command == "explain":
-        return args.rule, [Path(path) for path in args.rules]
-    return [Path(path) for path in args.paths]
+        return args.rule, pack.located(args.rules)
+    return pack.located(args.paths)

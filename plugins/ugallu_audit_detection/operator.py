@@ -1,6 +1,6 @@
 """`AuditDetection`: rules over the Kubernetes audit log, as an operator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,23 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
         return self._bus
 
     def resources(self, paths: Sequence[Path]) -> Sequence[Resource]:
-        """Return the SigmaRules in these files."""
+        """Return the SigmaRules in these files; the path `pack` alone names the default ones."""
+        from ugallu_audit_detection import pack
         from ugallu_audit_detection.files import objects
 
-        return objects(paths)
+        files = [path for path in paths if not pack.is_meant(path)]
+        return [*(pack.rules() if len(files) < len(paths) else ()), *(objects(files) if files else ())]
+
+    @classmethod
+    def packs(cls) -> Mapping[str, Sequence[Resource]]:
+        """Return the default rules."""
+        from ugallu_audit_detection import pack
+
+        return {"rule-pack": list(pack.rules())}
+
+    @classmethod
+    def pages(cls) -> Mapping[str, str]:
+        """Return the page of the default rules."""
+        from ugallu_audit_detection.pack.page import page
+
+        return {"rules/pack.md": page()}

@@ -19,7 +19,7 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         "--check", action="store_true", help="write nothing; exit with 1 and name each file that is not current"
     )
     parser.add_argument(
-        "--docs", type=Path, metavar="DIR", help="also the pages that are made from the code: API, policies, monitoring"
+        "--docs", type=Path, metavar="DIR", help="also the pages that are made from the code: API, policies, monitoring, rules"
     )
     parser.set_defaults(run=run)
 
@@ -30,9 +30,10 @@ def run(args: argparse.Namespace) -> int:
     from ugallu.manifests.tree import compare, tree, write
     from ugallu.supervisor.registry import installed
 
-    there = {args.directory: tree([line.load() for line in installed().values()])}
+    operators = [line.load() for line in installed().values()]
+    there = {args.directory: tree(operators)}
     if args.docs is not None:
-        there[args.docs] = pages()
+        there[args.docs] = pages(operators)
     current = True
     for directory, files in there.items():
         for path, how in list(compare(files, directory)) if args.check else write(files, directory):

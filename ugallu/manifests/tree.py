@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from ugallu import __version__
 from ugallu.api.crd import crd
 from ugallu.api.kinds import KINDS
@@ -64,11 +66,28 @@ def folders(operators: Sequence[type[Operator[Any]]]) -> Iterator[Folder]:
     yield Folder("components/ephemeral", patches=[*_forgetful(together)], component=True)
     yield Folder("components/cert-manager", {"certificate.yaml": [*webhook_tls.documents()]}, component=True)
     yield Folder("components/monitoring", monitoring.documents(), component=True)
+    yield from _packs(operators)
     # The audit log has two roads; the webhook needs no rights on a node.
     roads = ("audit-file",)
     yield _overlay("standard", [role for role in single if role.name not in roads])
     yield _overlay("hardened", [role for role in double if role.name not in roads], strict=True)
     yield _overlay(cast.LOCAL, [together])
+
+
+def _packs(operators: Iterable[type[Operator[Any]]]) -> Iterator[Folder]:
+    """Yield what operators bring along: a component, and an overlay of it alone, as its kinds must be there first."""
+    for operator in operators:
+        for name, resources in operator.packs().items():
+            files = {f"{each.metadata.name}.yaml": [_document(each)] for each in resources}
+            yield Folder(f"components/{name}", files, component=True)
+            yield Folder(f"overlays/{name}", components=(f"../../components/{name}",))
+
+
+def _document(resource: Resource) -> Document:
+    kind = type(resource).kind_info
+    data: dict[str, Any] = msgspec.to_builtins(resource, str_keys=True)
+    data.pop("status", None)
+    return {"apiVersion": kind.api_version, "kind": kind.name, **data}
 
 
 def compare(files: dict[str, str], directory: Path) -> Iterator[Difference]:

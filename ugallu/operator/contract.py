@@ -236,3 +236,16 @@ class Operator(Generic[C]):
         Raises `PermanentError` with file, line and fix for one that cannot be read.
         """
         raise PermanentError(f"{self.name} reads no files", where=", ".join(map(str, paths)))
+
+    @classmethod
+    def packs(cls) -> Mapping[str, Sequence[Resource]]:
+        """Return the objects that an installation may bring along, by the name of the component that does.
+
+        Users patch and never edit them, so each says in a label which version it is.
+        """
+        return {}
+
+    @classmethod
+    def pages(cls) -> Mapping[str, str]:
+        """Return the pages that are made from what the operator brings along, by their paths in docs/."""
+        return {}

@@ -80,7 +80,7 @@ def chosen(paths: Sequence[Path]) -> list[Armed]:
     """
     from ugallu_audit_detection import pack
 
-    rules = objects(paths) if paths else list(pack.rules())
+    rules = objects(pack.located(paths)) if paths else list(pack.rules())
     found: list[Armed] = []
     for rule in rules:
         if rule.spec.enabled:

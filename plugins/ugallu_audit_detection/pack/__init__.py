@@ -1,6 +1,6 @@
 """The default rules, as data: where they lie, and which version of them this is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,16 @@ HOW_TO_EXCEPT: Final = "ugallu.io/how-to-except"
 BLIND_SPOTS: Final = "ugallu.io/blind-spots"
 KNOWLEDGE: Final = (FALSE_POSITIVES, HOW_TO_EXCEPT, BLIND_SPOTS)
 """Annotations that every rule has: when it is wrong, how to say so, what it cannot see."""
+
+
+def is_meant(path: str | Path) -> bool:
+    """Whether a path names the pack: its name, unless there is such a file."""
+    return str(path) == NAME and not Path(path).exists()
+
+
+def located(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the paths, with that of the pack in the place of its name."""
+    return [FOLDER if is_meant(path) else Path(path) for path in paths]
 
 
 def rules() -> Iterator[SigmaRule]:
