@@ -159,15 +159,18 @@ class Reseal:
         return draft, {"phase": BundlePhase.PENDING, "statementDigest": digest(draft.payload)}
 
     async def _sign(self, bundle: AttestationBundle, draft: Draft) -> Made:
-        draft = await self.stages.sign(draft)
-        await self.stages.stage(_draft_key(bundle), draft)
+        # Staged already, when the store's answer to that or the cluster's to what follows was lost.
+        if not draft.legs:
+            draft = await self.stages.sign(draft)
+            await self.stages.stage(_draft_key(bundle), draft)
         changes = said.signed(draft, self.stages.mode, self._now())
         message = f"signed by {changes['signature'].key_id}"
         return draft, {**changes, "conditions": self.conditions(bundle, "Signed", "SignerOK", message)}
 
     async def _enter(self, bundle: AttestationBundle, draft: Draft) -> Made:
-        draft = await self.stages.enter(_signed(draft, bundle))
-        await self.stages.stage(_draft_key(bundle), draft)
+        if any(leg.entry is None for leg in _signed(draft, bundle).legs):
+            draft = await self.stages.enter(draft)
+            await self.stages.stage(_draft_key(bundle), draft)
         entry = draft.legs[0].entry
         assert entry is not None
         message = f"entry {entry.index} of {self.stages.origin(entry)}"
