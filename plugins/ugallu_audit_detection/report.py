@@ -10,9 +10,12 @@ import msgspec
 
 from ugallu.sdk import PermanentError
 from ugallu_audit_detection.arming import Armed, arm, outcomes
+from ugallu_audit_detection.correlation.correlator import Correlator
+from ugallu_audit_detection.correlation.trial import asked_of
 from ugallu_audit_detection.files import RuleInFile, load
 from ugallu_audit_detection.limiter import DEFAULT
 from ugallu_audit_detection.sigma.errors import RuleError
+from ugallu_audit_detection.sigma.names import kind_of
 from ugallu_audit_detection.signals import technique_of
 
 _STAGES = ["ResponseStarted", "ResponseComplete", "Panic"]
@@ -48,22 +51,29 @@ def show(report: Report, *, as_json: bool) -> int:
 def run_tests(paths: Sequence[Path]) -> Report:
     """Compile every rule below these paths and run its tests."""
     loaded = load(paths)
+    compiled = [(rule, *_armed(rule)) for rule in loaded.rules]
+    correlator = _linked(armed for _, armed, _ in compiled if armed is not None)
     rows: list[tuple[str, str, str, str]] = []
     found: list[dict[str, Any]] = []
     failed = tests = bare = 0
-    for rule in loaded.rules:
+    for rule, armed, error in compiled:
         name = rule.rule.metadata.name
-        armed, error = _armed(rule)
         entry: dict[str, Any] = {"rule": name, "place": rule.place(), "error": str(error) if error else "", "tests": []}
         found.append(entry)
         if armed is None:
             failed += 1
             rows.append((name, "", "", f"FAIL  {error}"))
             continue
+        trouble = correlator.links.troubles.get(name)
+        if trouble is not None:
+            failed += 1
+            entry["error"] = f"{rule.place('spec.sigma')}: {trouble.message}; name the files of its rules too"
+            rows.append((name, "", "", f"FAIL  {entry['error']}"))
+            continue
         if not armed.spec.tests:
             bare += 1
             rows.append((name, "(no tests)", "", "-"))
-        for index, (test, wrong) in enumerate(outcomes(armed)):
+        for index, (test, wrong) in enumerate(outcomes(armed, asked_of(armed, correlator))):
             tests += 1
             failed += bool(wrong)
             place = rule.place(f"spec.tests[{index}]")
@@ -89,14 +99,17 @@ def list_rules(paths: Sequence[Path]) -> Report:
     for rule in loaded.rules:
         spec = rule.rule.spec
         armed, error = _armed(rule)
-        level = armed.compiled.needs.level if armed else "-"
+        kind = kind_of(spec.sigma)
+        level = armed.compiled.needs.level if armed and kind == "rule" else "-"
         state = "error" if error else "off" if not spec.enabled else "on"
         technique = technique_of(spec.tags)
         emit, name, tests = spec.emit, rule.rule.metadata.name, len(spec.tests)
-        rows.append((name, emit.security_event_type, emit.severity, state, level, str(tests), technique))
+        said = ("(a filter)", "-") if kind == "filter" else (emit.security_event_type, emit.severity)
+        rows.append((name, *said, state, level, str(tests), technique))
         found.append(
             {
                 "rule": name,
+                "kind": kind,
                 "place": rule.place(),
                 "type": emit.security_event_type,
                 "class": emit.class_,
@@ -131,6 +144,7 @@ def explain_rules(asked: tuple[str, Sequence[Path]]) -> Report:
         near = _near(wanted, [rule.rule.metadata.name for rule in loaded.rules])
         raise PermanentError(f"no rule is called {wanted}", where=", ".join(map(str, paths)), fix=near)
     report = Report(data={"rules": []}, errors=[str(error) for error in loaded.errors])
+    correlator = _linked(armed for rule in loaded.rules if (armed := _armed(rule)[0]) is not None)
     for rule in chosen:
         armed, error = _armed(rule)
         if armed is None:
@@ -138,8 +152,9 @@ def explain_rules(asked: tuple[str, Sequence[Path]]) -> Report:
             report.status = FAILED
             continue
         facts = _facts(rule, armed)
+        lines = _explained_links(rule, armed, facts, correlator) or _explained(rule, armed, facts)
         report.data["rules"].append(facts)
-        report.lines += [*([""] if report.lines else []), *_explained(rule, armed, facts)]
+        report.lines += [*([""] if report.lines else []), *lines]
     if loaded.errors:
         report.status = UNREADABLE
     report.data["errors"] = report.errors
@@ -151,6 +166,13 @@ def _armed(rule: RuleInFile) -> tuple[Armed | None, RuleError | None]:
         return arm(rule.rule.metadata.name, rule.rule.spec, rule.rule.metadata.labels), None
     except RuleError as error:
         return None, rule.located(error)
+
+
+def _linked(rules: Iterable[Armed]) -> Correlator:
+    correlator = Correlator()
+    for armed in rules:
+        correlator.arm(armed)
+    return correlator
 
 
 def _facts(rule: RuleInFile, armed: Armed) -> dict[str, Any]:
@@ -179,20 +201,56 @@ def _facts(rule: RuleInFile, armed: Armed) -> dict[str, Any]:
     }
 
 
-def _explained(rule: RuleInFile, armed: Armed, facts: dict[str, Any]) -> list[str]:
+def _explained_links(rule: RuleInFile, armed: Armed, facts: dict[str, Any], correlator: Correlator) -> list[str]:
+    """Explain what serves through other rules, and put it among the facts; nothing for a rule on events."""
+    plan, filter_ = correlator.plan(armed.name), correlator.filter(armed.name)
+    if plan is None and filter_ is None:
+        return []
+    trouble = correlator.links.troubles.get(armed.name)
+    rules = list(correlator.links.bases.get(armed.name, ()))
+    facts.update(
+        {"requests": {}, "level": "-", "stages": [], "rules": rules, "trouble": trouble.message if trouble else ""}
+    )
+    if plan is not None:
+        facts["conditions"] = [plan.says]
+        lines = [*_head(rule, armed), "  fires when", f"    {plan.says}", f"  counts    {_names(rules)}"]
+        lines.append("  repeats   of a group are silent for one timespan, and no match counts twice")
+        if not plan.generate:
+            lines.append("  silences  the rules that it counts, which report nothing themselves (generate: false)")
+        if plan.cut:
+            lines.append("  window    the last 24 hours")
+        lines += _tail(armed, facts)
+    else:
+        facts["conditions"] = filter_.says if filter_ is not None else []
+        everything = "" if filter_ is None or filter_.references is not None else ", which is all that are not critical"
+        lines = [
+            f"{armed.name}  ({rule.place()})",
+            "  hides matches where",
+            *(f"    {line}" for line in facts["conditions"]),
+        ]
+        lines.append(f"  of        {_names(rules)}{everything}")
+    if trouble is not None:
+        lines.append(f"  trouble   {trouble.message}")
+    return lines
+
+
+def _names(rules: Sequence[str]) -> str:
+    return ", ".join(rules) or "no rule"
+
+
+def _head(rule: RuleInFile, armed: Armed) -> list[str]:
     spec = armed.spec
-    limit = spec.rate_limit or DEFAULT
-    technique = technique_of(spec.tags)
-    lines = [
-        f"{armed.name}  ({rule.place()})",
-        f"  emits     {', '.join(filter(None, (armed.type.name, spec.emit.severity, spec.emit.class_, technique)))}",
-    ]
+    said = filter(None, (armed.type.name, spec.emit.severity, spec.emit.class_, technique_of(spec.tags)))
+    lines = [f"{armed.name}  ({rule.place()})", f"  emits     {', '.join(said)}"]
     if spec.description:
         lines.append(f"  says      {' '.join(spec.description.split())}")
     if not spec.enabled:
         lines.append("  is off    enabled: false")
-    lines.append("  fires when")
-    lines += [f"    {line}" for line in facts["conditions"]]
+    return lines
+
+
+def _explained(rule: RuleInFile, armed: Armed, facts: dict[str, Any]) -> list[str]:
+    lines = [*_head(rule, armed), "  fires when", *(f"    {line}" for line in facts["conditions"])]
     asked: dict[str, list[str]] = facts["requests"]
     requests = "; ".join(
         f"{name} {', '.join(value or _NAMELESS.get(name, 'none') for value in values)}"
@@ -201,15 +259,20 @@ def _explained(rule: RuleInFile, armed: Armed, facts: dict[str, Any]) -> list[st
     lines.append(f"  asked     only for {requests}" if requests else "  asked     for every event")
     lines.append(f"  level     {facts['level']} or more for these requests in the audit policy")
     lines.append(f"  stages    {', '.join(facts['stages'])}; one request is one event")
-    lines.append(f"  limit     {limit.burst} at once, then {limit.sustained_per_sec} a second")
+    return [*lines, *_tail(armed, facts)]
+
+
+def _tail(armed: Armed, facts: dict[str, Any]) -> list[str]:
+    spec = armed.spec
+    limit = spec.rate_limit or DEFAULT
+    lines = [f"  limit     {limit.burst} at once, then {limit.sustained_per_sec} a second"]
     if armed.window:
         keys = ", ".join(spec.suppress.dedupe_by) if spec.suppress and spec.suppress.dedupe_by else "actor and object"
         lines.append(f"  repeats   of the same {keys} are silent for {spec.suppress.window if spec.suppress else ''}")
     for one in armed.exempt:
         until = f"until {one.exception.expires:%Y-%m-%dT%H:%M:%SZ}" if one.exception.expires else "for ever"
         lines.append(f"  except    {one.exception.name}: {one.exception.reason} ({one.exception.owner}, {until})")
-    lines += [f"  example   {test['expect']:<4}  {test['name']}" for test in facts["tests"]]
-    return lines
+    return [*lines, *(f"  example   {test['expect']:<4}  {test['name']}" for test in facts["tests"])]
 
 
 def _near(name: str, known: Sequence[str]) -> str:

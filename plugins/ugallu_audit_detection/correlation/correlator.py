@@ -16,6 +16,7 @@ from ugallu_audit_detection.sigma.names import is_linked, names_of
 
 if TYPE_CHECKING:
     from ugallu_audit_detection.correlation.plan import Plan
+    from ugallu_audit_detection.filters import Filter
 
 MAX_BYTES: Final = 4 << 20
 """Bytes of all windows together. They travel in every checkpoint, so room costs time too."""
@@ -30,8 +31,8 @@ class Correlated(NamedTuple):
     crossing: Crossing
 
 
-Trial = Callable[[Armed, Sequence[Armed]], str]
-"""Runs the tests of a correlation over the rules that it counts; returns the first that fails and how."""
+Trial = Callable[[Armed, "Correlator"], str]
+"""Runs the tests of what is linked; returns the first that fails and how."""
 TEST_FAILED: Final = "TestFailed"
 
 
@@ -93,24 +94,36 @@ class Correlator:
     def _linked(self) -> Links:
         if not any(member.plan or member.filter for member in self._members.values()):
             return Links()
-        links = linked(self._members, {})
+        links = self._links = linked(self._members, {})
         if self._trial is None:
             return links
         barred = {}
-        for name in links.order:
-            if wrong := self._tested(self._trial, name, links):
+        for name in links.bases:
+            if wrong := self._tested(self._trial, name):
                 barred[name] = Trouble(TEST_FAILED, wrong)
         return linked(self._members, barred) if barred else links
 
-    def _tested(self, trial: Trial, name: str, links: Links) -> str:
+    def _tested(self, trial: Trial, name: str) -> str:
         armed = self._members[name].armed
         if not armed.spec.tests:
             return ""
-        rules = tuple(self._members[rule].armed for rule in _all_bases(name, links))
+        asked = (armed, *self.rules_below(name))
         tried = self._tried.get(name)
-        if tried is None or tried[0] != (armed, *rules):
-            tried = self._tried[name] = ((armed, *rules), trial(armed, rules))
+        if tried is None or tried[0] != asked:
+            tried = self._tried[name] = (asked, trial(armed, self))
         return tried[1]
+
+    def rules_below(self, name: str) -> list[Armed]:
+        """Return the rules that a correlation counts, and those that these count."""
+        links = self.links
+        found: dict[str, None] = {}
+        pending = list(links.bases.get(name, ()))
+        while pending:
+            rule = pending.pop()
+            if rule not in found:
+                found[rule] = None
+                pending += links.bases.get(rule, ())
+        return [self._members[rule].armed for rule in sorted(found)]
 
     # Matches
 
@@ -210,6 +223,11 @@ class Correlator:
         member = self._members.get(name)
         return member.plan if member else None
 
+    def filter(self, name: str) -> "Filter | None":
+        """Return what a filter asks; None where none of this name is armed."""
+        member = self._members.get(name)
+        return member.filter if member else None
+
     def groups(self, name: str) -> Groups | None:
         """Return the windows of a correlation."""
         return self._groups.get(name)
@@ -237,15 +255,3 @@ def _linked_member(armed: Armed) -> Member:
     plan = plan_of(document, where=where) if isinstance(document, upstream.Correlation) else None
     filter_ = filter_of(document, where=where) if isinstance(document, upstream.Filter) else None
     return Member(armed, names_of(armed.spec.sigma), plan, filter_)
-
-
-def _all_bases(name: str, links: Links) -> list[str]:
-    """Return the rules that a correlation counts, and those that these count."""
-    found: dict[str, None] = {}
-    pending = list(links.bases.get(name, ()))
-    while pending:
-        rule = pending.pop()
-        if rule not in found:
-            found[rule] = None
-            pending += links.bases.get(rule, ())
-    return sorted(found)

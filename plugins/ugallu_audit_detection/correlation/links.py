@@ -75,7 +75,7 @@ def linked(members: Mapping[str, Member], barred: Mapping[str, Trouble]) -> Link
                 links.troubles[name] = trouble
             else:
                 found[name] = [each for each in meant if not isinstance(each, Trouble)]
-        elif own is not None:
+        elif own is not None and name not in barred:
             _filter(links, book, name, own)
     order = _ordered(links, found)
     feeds: dict[str, list[Feed]] = {}

@@ -9,13 +9,20 @@ from ugallu_audit_detection.sigma.errors import RuleError
 _LINKED = re.compile(r"""(?m)^["']?(correlation|filter)["']?\s*:|["'](correlation|filter)["']\s*:""")
 
 
-@lru_cache(maxsize=4096)
 def is_linked(text: str) -> bool:
     """Whether this is a correlation or a filter, which serves through other rules and never by itself."""
-    if not _LINKED.search(text):
-        return False
-    loaded = _documents(text)
-    return bool(loaded) and all("correlation" in document or "filter" in document for document in loaded)
+    return kind_of(text) != "rule"
+
+
+@lru_cache(maxsize=4096)
+def kind_of(text: str) -> str:
+    """Return `rule`, `correlation` or `filter`; a rule is also what cannot be read or is native."""
+    if _LINKED.search(text):
+        loaded = _documents(text)
+        for kind in ("correlation", "filter"):
+            if loaded and all(kind in document for document in loaded):
+                return kind
+    return "rule"
 
 
 def names_of(text: str) -> tuple[str, ...]:

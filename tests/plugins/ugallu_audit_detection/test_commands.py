@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ugallu.api.meta import encode
+from ugallu.api.meta import Metadata, encode
+from ugallu.api.sigma import SigmaRule
 from ugallu.cli.main import main
 from ugallu.testing.audit import audit_event
+from ugallu.testing.correlations import correlation_spec, event_at
 from ugallu.testing.rules import sigma_rule
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -185,3 +187,61 @@ def test_coverage_needs_a_witness(capsys: pytest.CaptureFixture[str]) -> None:
     """Neither policy nor log is wrong use, and says what to give."""
     assert main(["rules", "coverage"]) == 2
     assert "--audit-policy" in capsys.readouterr().err
+
+
+LINKED = """\
+title: Reads a pod
+name: pod_reads
+level: low
+logsource: {product: kubernetes, service: audit}
+detection: {selection: {verb: get, resource: pods}, condition: selection}
+---
+title: Many pods
+level: high
+correlation:
+  type: value_count
+  rules: [RULE]
+  group-by: [user.username]
+  timespan: 5m
+  condition: {gte: 3, field: objectRef.name}
+---
+title: Backup
+logsource: {product: kubernetes, service: audit}
+filter: {rules: any, known: {user.username: backup}, condition: not known}
+"""
+
+
+def test_correlations_and_filters_are_listed_and_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In words: what they count or hide, and that a correlation silences its rules."""
+    path = tmp_path / "linked.yml"
+    path.write_text(LINKED.replace("RULE", "pod_reads"))
+    assert main(["rules", "test", str(path)]) == 0
+    assert main(["rules", "list", str(path)]) == 0
+    assert "sigma-backup     (a filter)         -" in capsys.readouterr().out
+    assert main(["rules", "explain", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert ">= 3 different values of objectRef.name within 5m with the same user.username, over pod_reads" in out
+    assert "counts    sigma-pod-reads" in out
+    assert "(generate: false)" in out
+    assert "user.username is backup" in out
+    assert f"sigma-many-pods  ({path}:7)" in out
+
+
+def test_a_correlation_without_its_rules_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its tests cannot run; exit 1, and what to do."""
+    path = tmp_path / "linked.yml"
+    path.write_text(LINKED.replace("RULE", "elsewhere"))
+    assert main(["rules", "test", str(path)]) == 1
+    assert "no rule that serves is called elsewhere; name the files of its rules too" in capsys.readouterr().out
+
+
+def test_the_tests_of_a_correlation_are_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Over the rules that the same paths hold."""
+    put(tmp_path, "pod-read")
+    events = [event_at(n) for n in range(3)]
+    tests = [{"name": "three reads", "expect": "hit", "before": events[:2], "event": events[2]}]
+    (tmp_path / "it.json").write_bytes(
+        encode(SigmaRule(metadata=Metadata(name="it"), spec=correlation_spec({"tests": tests})))
+    )
+    assert main(["rules", "test", str(tmp_path)]) == 0
+    assert "three reads  hit     ok" in capsys.readouterr().out

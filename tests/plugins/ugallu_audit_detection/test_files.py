@@ -292,3 +292,26 @@ def test_no_shape_of_a_rule_raises_anything_else(tmp_path: Path, spec: Any) -> N
     path.write_bytes(msgspec.json.encode(document))
     loaded = load([path])
     assert len(loaded.rules) + len(loaded.errors) == 1
+
+
+def test_upstream_documents_of_one_file_stay_linked(tmp_path: Path) -> None:
+    """Each its own rule at its own line; one that cannot serve is an error, and the others still come."""
+    other = UPSTREAM.replace("eeb3e9e1", "00000000").replace("kubernetes", "linux")
+    correlation = (
+        "title: Many\ncorrelation: {type: event_count, rules: [eeb3e9e1-b685-44e4-9232-6bb701f925b5], timespan: 1h,"
+        " condition: {gte: 5}}\n"
+    )
+    path = write(tmp_path, "all.yml", f"{UPSTREAM}---\n{other}---\n{correlation}")
+    loaded = load([path])
+    assert [found.place() for found in loaded.rules] == [f"{path}:1", f"{path}:27"]
+    assert [found.rule.metadata.name for found in loaded.rules][1] == "sigma-many"
+    (refused,) = loaded.errors
+    assert "linux" in refused.what
+    assert "document 2" in refused.where
+
+
+def test_a_template_for_all_rules_of_a_file(tmp_path: Path) -> None:
+    """`action: global`, as older upstream files have it."""
+    path = write(tmp_path, "g.yml", "action: global\nauthor: A\n---\n" + UPSTREAM)
+    (found,) = load([path]).rules
+    assert found.rule.metadata.annotations["ugallu.io/sigma-author"] == "A"

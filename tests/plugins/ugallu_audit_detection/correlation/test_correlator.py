@@ -14,6 +14,7 @@ from ugallu.testing.rules import rule_spec
 from ugallu_audit_detection.arming import arm
 from ugallu_audit_detection.correlation.correlator import Correlator
 from ugallu_audit_detection.engine import Engine
+from ugallu_audit_detection.sigma.errors import RuleError
 
 NODE_READ = {"match": {"verb": ["get"], "objectRef": {"resource": ["nodes"]}}}
 NODE = {"objectRef": {"resource": "nodes", "name": "n1"}}
@@ -114,6 +115,23 @@ def test_what_comes_late_takes_its_place(type_: str, spoke: bool) -> None:
         made = engine(it=spec)
         (said_,) = (said(made, record_at(100 + late, **NODE), record_at(100)),)
         assert bool(said_) is hit
+
+
+def test_what_comes_late_counts_up_to_the_edge_of_a_window() -> None:
+    """Thirty seconds before the last of three within thirty seconds is in, a millisecond more is not."""
+    spec = correlation_spec(timespan="30s")
+    assert len(said(engine(it=spec), record_at(130), record_at(110), record_at(100))) == 1
+    assert said(engine(it=spec), record_at(130), record_at(110), record_at(99.999)) == []
+
+
+def test_at_one_moment_the_order_of_the_log_counts() -> None:
+    """Two steps of one moment are in order as they are written; one event is never two steps."""
+    spec = correlation_spec(type="temporal_ordered", rules=["pod-read", "node-read"], condition=None)
+    assert len(said(engine(it=spec), record_at(5), record_at(5, **NODE))) == 1
+    assert said(engine(it=spec), record_at(5, **NODE), record_at(5)) == []
+    both = correlation_spec(type="temporal_ordered", rules=["pod-read", "reads"], condition=None)
+    reads = rule_spec(match={"verb": ["get"]})
+    assert seconds(said(engine(it=both, reads=reads), record_at(5), record_at(6))) == [6]
 
 
 def test_who_is_too_late_still_counts_for_rules_without_memory() -> None:
@@ -277,3 +295,75 @@ def test_the_least_recently_used_group_is_forgotten_first() -> None:
     assert groups.evicted == 50 - len(groups)
     assert said(made, record_at(1, user={"username": "u0"})) == []
     assert len(said(made, record_at(1, user={"username": "u49"}))) == 1
+
+
+def test_tests_of_a_correlation_run_over_the_rules_it_counts() -> None:
+    """While one fails it does not serve, and says which; when a rule changes they run again."""
+    flood = {"before": [event_at(n) for n in range(2)], "event": event_at(2)}
+    tests = [{"name": "three", "expect": "hit", **flood}, {"name": "one", "expect": "miss", "event": event_at(0)}]
+    made = engine(it=correlation_spec({"tests": tests}))
+    assert made.correlator.links.troubles == {}
+    made.arm(arm("pod-read", rule_spec(match={"verb": ["delete"]}), {}))
+    trouble = made.correlator.links.troubles["it"]
+    assert (trouble.reason, "'three' expects a hit" in trouble.message) == ("TestFailed", True)
+    assert said(made, *(record_at(n, verb="delete") for n in range(3))) == []
+    hidden = [{"name": "alice", "expect": "miss", "event": event_at(0)}]
+    made = engine(known=filter_spec({"user.username": "alice"}, tests=hidden))
+    assert made.correlator.links.troubles["known"].reason == "TestFailed"
+    assert len(said(made, record_at(0), rule="pod-read")) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "says"),
+    [
+        ({"rules": ["nothing"]}, "RuleMissing", "called nothing"),
+        ({"rules": ["it"]}, "RuleCycle", "names itself"),
+        ({"rules": ["known"]}, "RuleUnfit", "is a filter"),
+        ({"rules": ["twin"]}, "RuleAmbiguous", "one or two"),
+        ({"rules": ["round"]}, "RuleCycle", "counts"),
+        ({"rules": ["no-*"]}, "RuleMissing", "class Detection"),
+    ],
+)
+def test_what_cannot_be_linked_says_why(change: dict[str, Any], reason: str, says: str) -> None:
+    """Missing, ambiguous, in a circle, or not to be counted."""
+    source = {"product": "kubernetes", "service": "audit"}
+    twin = {"title": "t", "name": "twin", "logsource": source, "detection": {"s": {"verb": "x"}, "condition": "s"}}
+    twins = rule_spec(match={}, sigma=json.dumps(twin))
+    made = engine(
+        one=twins, two=twins, known=filter_spec({"verb": "x"}), round=correlation_spec(rules=["it"]), it=correlation_spec(**change)
+    )  # fmt: skip
+    trouble = made.correlator.links.troubles["it"]
+    assert trouble.reason == reason
+    assert says in trouble.message
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"type": "value_sum", "condition": {"gte": 1, "field": "verb"}}, "value_sum is not served"),
+        ({"condition": {"lt": 1}}, "can never hold"),
+        ({"condition": {"gte": 1.5}}, "1.5"),
+        ({"condition": {"gte": 10_001}}, "10001"),
+        ({"group_by": ["EventID"]}, "no field of an audit event"),
+        ({"timespan": "5x"}, "5x"),
+        ({"aliases": {"a": {"other": "verb"}}}, "none of the rules"),
+        ({"type": "temporal", "rules": ["a"], "condition": "not a"}, "without any match"),
+        ({"type": "temporal", "rules": ["a"], "condition": "a and not a"}, "contradicts itself"),
+        ({"type": "temporal_ordered", "condition": {"lte": 1}}, "ordered rules"),
+        ({"type": "temporal_ordered", "rules": [f"r{n}" for n in range(12)], "condition": {"gte": 6}}, "ways"),
+    ],
+)
+def test_what_cannot_serve_does_not_compile(change: dict[str, Any], says: str) -> None:
+    """With a message that a rule's author understands, and a way out."""
+    with pytest.raises(RuleError, match=says) as refused:
+        arm("it", correlation_spec(**change), {})
+    assert refused.value.fix
+
+
+@pytest.mark.parametrize("unit", ["s", "m", "h", "d", "w", "M", "y"])
+def test_units_of_a_timespan(unit: str) -> None:
+    """All that Sigma has; a window is never longer than a day, and the plan says so."""
+    made = engine(it=correlation_spec(timespan=f"2{unit}"))
+    plan = made.correlator.plan("it")
+    assert plan is not None
+    assert (plan.span <= 86400, plan.cut) == (True, unit in "dwMy")
