@@ -101,11 +101,11 @@ def test_replay_prints_findings_and_nothing_else(piped: Any) -> None:
 
 
 def test_replay_without_rules_says_which_it_takes(tmp_path: Path) -> None:
-    """Without --rules the example pack is used, and named."""
+    """Without --rules the default rules are used, and named."""
     (tmp_path / "log").write_bytes(b"")
     done = ugallu("replay", "log", "--no-seal", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "using the example pack" in done.stderr
+    assert "using the default rules" in done.stderr
     assert "received = parsed + rejected + duplicate: closes" in done.stderr
 
 

@@ -19,7 +19,7 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         "--check", action="store_true", help="write nothing; exit with 1 and name each file that is not current"
     )
     parser.add_argument(
-        "--docs", type=Path, metavar="DIR", help="also the pages that are made from the code: API, policies, monitoring, rules"
+        "--docs", type=Path, metavar="DIR", help="also the pages made from the code: API, policies, monitoring, rules"
     )
     parser.set_defaults(run=run)
 

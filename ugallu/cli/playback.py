@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 LABEL_LOADED: Final = "ugallu.io/loaded-by"
 LOADED_BY: Final = "command-line"
+LABEL_PACK: Final = "ugallu.io/rule-pack"
+PACK: Final = Path("pack")
+"""Names the default rules where files of rules are asked for."""
 LAG: Final = b"ugallu_audit_source_lag_bytes{"
 TELL_SECONDS: Final = 0.1
 
@@ -95,6 +98,15 @@ async def load_rules(cluster: Cluster, operators: Sequence[Operator[Any]], paths
         if rule.metadata.name not in kept:
             await cluster.delete(SigmaRule, rule.metadata.name)
     return len(wanted)
+
+
+async def default_rules(cluster: Cluster) -> list[Path]:
+    """Return what to load where nothing is named: the pack, or nothing where the state holds rules of somebody's own.
+
+    The pack again where the state holds it, so that a new release brings its rules.
+    """
+    found, _ = await list_all(cluster, SigmaRule)
+    return [PACK] if all(rule.metadata.labels.get(LABEL_PACK) for rule in found) else []
 
 
 async def _ask_who_reads(process: Process, readers: list[str]) -> None:

@@ -34,7 +34,7 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         default=[],
         type=Path,
         metavar="DIR_OR_FILE",
-        help="rules to use, again for more (default: the pack in the examples)",
+        help="rules to use, again for more (default: pack, which names the default rules)",
     )
     parser.add_argument("--json", action="store_true", help="one line a finding on stdout, the books as JSON on stderr")
     flags.add(parser, SETTINGS)
@@ -48,7 +48,6 @@ def run(args: argparse.Namespace) -> int:
 
     import anyio
 
-    from ugallu.cli.examples import RULES, examples
     from ugallu.settings import load
 
     given = flags.overrides(args)
@@ -56,9 +55,11 @@ def run(args: argparse.Namespace) -> int:
     settings = load(given)
     rules = args.rules
     if not rules:
-        rules = [examples() / RULES]
+        from ugallu.cli.playback import PACK
+
+        rules = [PACK]
         if not args.json:
-            print(f"no --rules given: using the example pack, {rules[0]}", file=sys.stderr)
+            print("no --rules given: using the default rules, `--rules pack`", file=sys.stderr)
     if settings.state:
         return anyio.run(_play, args, settings, rules, Path(settings.state))
     with tempfile.TemporaryDirectory(prefix="ugallu-") as state:

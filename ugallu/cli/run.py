@@ -26,7 +26,7 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         default=[],
         type=Path,
         metavar="DIR_OR_FILE",
-        help="rules to load, again for more (default: those that the state holds)",
+        help="rules to load, again for more (default: those that the state holds, else pack, the default rules)",
     )
     flags.add(parser)
     parser.set_defaults(run=run)
@@ -47,12 +47,14 @@ def run(args: argparse.Namespace) -> int:
 async def _run(settings: "Settings", rules: list[Path]) -> None:
     from ugallu.api.sigma import SigmaRule
     from ugallu.cli.books import as_json
-    from ugallu.cli.playback import load_rules
+    from ugallu.cli.playback import default_rules, load_rules
     from ugallu.operator.rights import allows, rights
     from ugallu.supervisor.assembly import open_process
     from ugallu.supervisor.signals import stopping
 
     async with open_process(settings) as process:
+        if not rules and not settings.on_kubernetes:
+            rules = await default_rules(process.cluster)
         await load_rules(process.cluster, process.operators, rules)
         audit = settings.audit
         if any(allows(rights(operator), "list", SigmaRule.kind_info) for operator in process.operators):
