@@ -59,3 +59,10 @@ class RefusedError(UgalluError):
     """We may not do this: missing rights, an admission policy, or a guard of our own."""
 
     category = "Unauthorized"
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return the first error that a group of groups holds: task groups wrap what a person can act on."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

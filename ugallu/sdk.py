@@ -93,6 +93,7 @@ from ugallu.operator.contract import (
 from ugallu.operator.platform import Platform
 from ugallu.pace import TokenBucket
 from ugallu.sources.bridge import SilentBridge
+from ugallu.sources.nats import forwarded
 
 __all__ = [
     "ANY",
@@ -192,6 +193,7 @@ __all__ = [
     "duration",
     "encode",
     "external",
+    "forwarded",
     "hours",
     "json_of",
     "k8s",

@@ -78,6 +78,35 @@ class RelaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No TLS: anybody on the way reads along, and may pass for the server."""
 
 
+class NatsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A stream of NATS between those who take in audit events and those who detect; no URL: none."""
+
+    url: str = ""
+    """`tls://HOST:PORT`; without credentials, which have files of their own."""
+    stream: str = "UGALLU-AUDIT"
+    """Made where there is none; one that somebody made is left as it is."""
+    reader: str = "ugallu"
+    """The durable consumer that this process reads as; who shares one, shares its place."""
+    stream_bytes: Annotated[int, msgspec.Meta(ge=MIN_JOURNAL)] = 8 << 30
+    stream_seconds: Annotated[float, msgspec.Meta(gt=0)] = 24 * 3600.0
+    """What a stream of our making holds: the oldest events go first, and readers are told."""
+    credentials: str = ""
+    """A .creds file, as NATS accounts have it."""
+    token_file: str = ""
+    ca: str = ""
+    """CA of the server's certificate, PEM; empty: the machine's own."""
+    tls_cert: str = ""
+    tls_key: str = ""
+    plaintext: bool = False
+    """No TLS: anybody on the way reads along."""
+
+    @property
+    def shown(self) -> str:
+        """The URL as it may be shown."""
+        scheme, _, rest = self.url.partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
 class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where audit events come from."""
 
@@ -184,6 +213,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     there: evidence must outlive the Pod."""
     kubernetes: KubernetesSettings = KubernetesSettings()
     audit: AuditSettings = AuditSettings()
+    bus: NatsSettings = NatsSettings()
     emit: EmitSettings = EmitSettings()
     backpressure: BackpressureSettings = BackpressureSettings()
     listen: ListenSettings = ListenSettings()

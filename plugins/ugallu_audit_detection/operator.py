@@ -94,7 +94,8 @@ class AuditDetection(Operator[AuditDetectionConfigSpec]):
             inventory=inventory,
         )
         services: list[Service] = [rules, *([inventory] if inventory is not None else [])]
-        if audit.follow and (audit.files or audit.webhook.listen):
+        fed = audit.files or audit.webhook.listen or audit.bus.addresses or platform.settings.bus.url
+        if audit.follow and fed:
             # What one log says no other one does; what a webhook is sent goes to any of its replicas.
             shared = not audit.files and not platform.cluster.embedded
             services.append(

@@ -8,6 +8,7 @@ holds a main package of a few lines, with the versions of everything in its `go.
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,7 @@ KUBERNETES = Program(
 ETCD = Program("etcd", "ugallu.test/etcd", "v3.6.16", "1.26.8", HERE / "etcd")
 KUBE_ROUTER = Program("kube-router", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router", "v2.1.0", "1.26.8")
 COREDNS = Program("coredns", "github.com/coredns/coredns", "v1.15.0", "1.26.8")
+NATS = Program("nats-server", "github.com/nats-io/nats-server/v2", "v2.15.2")
 VERSITYGW = Program("versitygw", "github.com/versity/versitygw/cmd/versitygw", "v1.8.0")
 MINIO = Program("minio", "github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c")
 
@@ -114,7 +116,8 @@ def _build(program: Program, binary: Path, environ: Mapping[str, str]) -> None:
             "GOFLAGS": "-trimpath",
         }
         ldflags = f"-ldflags=-s -w {program.ldflags}".rstrip()
-        built = Path(out) / program.package.rsplit("/", 1)[-1]
+        # `go install` names a binary after its folder, the version of a module apart.
+        built = Path(out) / re.sub(r"/v\d+$", "", program.package).rsplit("/", 1)[-1]
         if program.folder is None:
             target = f"{program.package}@{program.version}"
             command = [str(tool), "install", ldflags, target]

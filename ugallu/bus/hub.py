@@ -14,7 +14,7 @@ import anyio
 from ugallu.api.audit import AuditObject, AuditRecord
 from ugallu.api.detection import AuditDetectionBusTLS, AuditDetectionConsumer, AuditDetectionEventBus
 from ugallu.clock import Clock
-from ugallu.errors import PermanentError, UgalluError
+from ugallu.errors import PermanentError, UgalluError, first_of
 from ugallu.logs import Logger
 from ugallu.metrics import Metrics
 
@@ -103,8 +103,8 @@ class Hub:
                 ours, rest = group.split(UgalluError)
                 if ours is None or rest is not None:
                     raise
-                self.trouble = str(_first(ours))
-                raise _first(ours) from group
+                self.trouble = str(first_of(ours))
+                raise first_of(ours) from group
             finally:
                 self.port = 0
                 self.trouble = self.trouble or "stopped"
@@ -164,9 +164,3 @@ def _plain(name: str, field: str) -> str:
     if not _NAME.fullmatch(name) or ".." in name:
         raise PermanentError(f"no name: {name[:64]!r}", where=f"eventBus.{field}", fix="name a Secret, or its key")
     return name
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

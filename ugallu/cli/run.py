@@ -58,7 +58,7 @@ async def _run(settings: "Settings", rules: list[Path]) -> None:
         await load_rules(process.cluster, process.operators, rules)
         audit = settings.audit
         if any(allows(rights(operator), "list", SigmaRule.kind_info) for operator in process.operators):
-            if not audit.files and not audit.webhook.listen and not audit.bus.addresses:
+            if not audit.files and not audit.webhook.listen and not audit.bus.addresses and not settings.bus.url:
                 process.log.warning("no audit log: pass --audit-log FILE, --webhook HOST:PORT or --audit-bus HOST:PORT")
             if not (await process.cluster.list(SigmaRule, limit=1)).items:
                 process.log.warning("no rules: pass --rules DIR, or apply SigmaRules")

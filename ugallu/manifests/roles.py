@@ -97,7 +97,7 @@ class Role:
 def roles(operators: Iterable[type[Operator[Any]]]) -> tuple[Role, ...]:
     """Return the roles of these operators, each operator a role of its own."""
     found: list[Role] = []
-    for operator in operators:
+    for operator in filter(_shipped, operators):
         if operator.name == AUDIT:
             found += (_audit_file(operator), _audit_webhook(operator))
         else:
@@ -128,7 +128,7 @@ def local(operators: Iterable[type[Operator[Any]]]) -> Role:
     """Return one role of all operators that can share a restricted Pod, with evidence on its own volume."""
     chosen = tuple(
         operator
-        for operator in operators
+        for operator in filter(_shipped, operators)
         if operator.placement is not Placement.EVERY_NODE and operator.workload.namespace is Namespace.SYSTEM
     )
     parts = [operator.workload for operator in chosen]
@@ -162,6 +162,10 @@ def mebibytes(quantity: str) -> int:
     if unit is None or not quantity[:-2].isdigit():
         raise PermanentError(f"no amount of memory: {quantity!r}", where="Workload.memory", fix="write 256Mi or 1Gi")
     return int(quantity[:-2]) * unit
+
+
+def _shipped(operator: type[Operator[Any]]) -> bool:
+    return operator.shipped
 
 
 def _own(operator: type[Operator[Any]]) -> Role:

@@ -225,6 +225,8 @@ class Operator(Generic[C]):
     needs_pods: ClassVar[bool] = False
     """Refused, with a clear word, where no Pods run (the embedded cluster)."""
     workload: ClassVar[Workload] = Workload()
+    shipped: ClassVar[bool] = True
+    """Whether manifests are generated for it."""
 
     def build(self, config: C, platform: Platform) -> Parts:
         """Return the parts for this config; raises `PermanentError` for a config that cannot work."""

@@ -22,7 +22,7 @@ from ugallu.api.bridge import BridgeSilence
 from ugallu.api.observation import Batch, Checkpoint
 from ugallu.bus.port import Publish
 from ugallu.clock import Clock
-from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
+from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError, first_of
 from ugallu.logs import Logger
 from ugallu.metrics import Metrics
 from ugallu.net.address import split_address
@@ -196,7 +196,7 @@ class AuditRelay:
             except BaseExceptionGroup as group:
                 ours, rest = group.split(UgalluError)
                 if ours is not None and rest is None:
-                    raise _first(ours) from group
+                    raise first_of(ours) from group
                 raise
 
     # Servers
@@ -474,9 +474,3 @@ async def _shown(settings: RelaySettings) -> str:
     if not settings.token_file:
         return ""
     return await anyio.to_thread.run_sync(read_token, Path(settings.token_file))
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -115,6 +115,8 @@ async def running(
             grace_seconds=base.grace_seconds,
             seal=base.seal,
             audit=base.audit if settings else AuditSettings(),
+            secrets=base.secrets,
+            bus=base.bus,
             emit=base.emit,
             listen=ListenSettings(health="", metrics=""),
         )
