@@ -86,8 +86,6 @@ def load(settings: Settings, *, embedded: bool) -> list[type[Operator[Any]]]:
     """Import and return the operators that the settings ask for; nothing else is imported."""
     # What is not sealed is never deleted, so without sealing ttl has nothing to do either.
     without = (() if settings.seal else (*SEALERS, "ttl")) + (() if settings.audit.follow else LIFECYCLE)
-    if not settings.bus.url:
-        without = (*without, "ingest")
     lines = choose(settings.enable, installed(), without=without)
     found = runnable((line.load() for line in lines), embedded=embedded, named=settings.enable)
     if not found:
@@ -328,18 +326,11 @@ def shared_sources(
     `checkpoints` returns, by source, those of everybody who must not miss anything of it. Raises `PermanentError` for
     settings that cannot work.
     """
-    if settings.bus.url and settings.audit.follow:
-        from ugallu.sources.nats import StreamReader
-
-        # What this process takes in itself goes there first: see the operator `ingest`.
-        reader = StreamReader(settings.bus, checkpoints=checkpoints, clock=clock, metrics=metrics, log=log)
-        return {AuditRecord: lambda: [reader]}
-    served: Sequence[Source] = ()
+    webhook: Sequence[Source] = ()
     if settings.audit.webhook.listen and settings.audit.follow:
         from ugallu.sources.audit_webhook import audit_webhook
-        from ugallu.sources.twins import once
 
-        served = audit_webhook(
+        webhook = audit_webhook(
             settings.audit.webhook,
             settings.state_dir,
             max_event_bytes=settings.audit.max_line_bytes,
@@ -350,8 +341,7 @@ def shared_sources(
         )
 
     relay = _relay(settings, clock, metrics, log, checkpoints)
-    if relay is not None:
-        served = [*served, relay]
+    served: Sequence[Source] = webhook if relay is None else [*webhook, relay]
 
     def audit() -> Sequence[Source]:
         if not settings.audit.files:
@@ -359,7 +349,13 @@ def shared_sources(
         from ugallu.sources.audit_file import audit_files
 
         files = audit_files(settings.audit, clock=clock, metrics=metrics, log=log)
-        return once([*files, *served], settings.state_dir, clock=clock, metrics=metrics, log=log) if served else files
+        if not webhook:
+            return [*files, *served]
+        from ugallu.sources.twins import once
+
+        # What the bus brings has its bodies redacted: another record, whoever else has the event.
+        twins = once([*files, *webhook], settings.state_dir, clock=clock, metrics=metrics, log=log)
+        return twins if relay is None else [*twins, relay]
 
     def silences() -> Sequence[Source]:
         from ugallu.sources.relay import RelayWatch

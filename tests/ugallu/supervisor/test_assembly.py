@@ -11,7 +11,7 @@ from ugallu.api.audit import AuditRecord
 from ugallu.clock import SystemClock
 from ugallu.errors import PermanentError
 from ugallu.metrics import Metrics
-from ugallu.settings import AuditSettings, ListenSettings, Settings
+from ugallu.settings import AuditSettings, ListenSettings, RelaySettings, Settings, WebhookSettings
 from ugallu.supervisor.assembly import load, open_embedded, shared_sources
 
 LOG = structlog.wrap_logger(structlog.ReturnLogger())
@@ -77,6 +77,21 @@ async def test_every_live_log_has_a_source_of_its_own(tmp_path: Path) -> None:
         sources = shared_sources(Settings(audit=audit), SystemClock(), Metrics(), LOG)[AuditRecord]()
         assert len({source.name for source in sources}) == count
     assert not shared_sources(Settings(), SystemClock(), Metrics(), LOG)[AuditRecord]()
+
+
+@pytest.mark.parametrize("relayed", [False, True])
+@pytest.mark.parametrize("served", [False, True])
+async def test_roads_of_the_same_events_are_told_apart(tmp_path: Path, *, served: bool, relayed: bool) -> None:
+    """Log file, webhook and another process's bus in any combination; file and webhook show an event once."""
+    webhook = WebhookSettings(listen="127.0.0.1:0", tls_cert="c", tls_key="k", token_file="t")
+    audit = AuditSettings(
+        files=("audit.log",),
+        webhook=webhook if served else WebhookSettings(),
+        bus=RelaySettings(addresses=("127.0.0.1:1",), consumer="c", plaintext=True) if relayed else RelaySettings(),
+    )
+    made = shared_sources(Settings(state=str(tmp_path), audit=audit), SystemClock(), Metrics(), LOG)[AuditRecord]()
+    assert sum(type(source).__name__ == "Once" for source in made) == (2 if served else 0)
+    assert len(made) == 1 + 2 * served + relayed
 
 
 async def test_two_live_logs_are_followed(tmp_path: Path) -> None:
