@@ -22,6 +22,7 @@ from ugallu.api.event import LABEL_CLASS, LABEL_SEVERITY, ClusterIdentity, Event
 from ugallu.api.meta import Metadata, Resource, utc_seconds
 from ugallu.api.observation import Checkpoint, Finding
 from ugallu.api.platform import TTLConfigSpec
+from ugallu.api.response import EventResponse
 from ugallu.clock import Clock
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.port import Cluster, NotFoundError
@@ -274,7 +275,8 @@ async def sealed(
     if phase is not BundlePhase.SEALED:
         return await cluster.patch_status(AttestationBundle, bundle.metadata.name, {"phase": phase})
     keys = Keys(bundle.metadata.uid)
-    spec = spec_bytes(item) if isinstance(item, SecurityEvent) else b"response"
+    assert isinstance(item, SecurityEvent | EventResponse)
+    spec = spec_bytes(item)
     until = now + RETENTION
     about = f"evidence of {item.metadata.uid}".encode()
     proof = await store.put(keys.bundle("test", now), about, media_type=BUNDLE_MEDIA_TYPE, until=until)

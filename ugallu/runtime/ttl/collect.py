@@ -47,10 +47,11 @@ class Collect:
         if item.metadata.deletion_timestamp is not None:
             return None
         await self._desk.families.synced()
-        await self._desk.hold_in_store(item)
+        held = self._desk.families.held_by(item)
+        await self._desk.hold_in_store(item, on=bool(held))
         if await self._note_parent(item):
             return After(SOON)
-        verdict = self._judge(item)
+        verdict = self._judge(item, held)
         self._count_overdue(item, over=not isinstance(verdict, Keep))
         if isinstance(verdict, Keep):
             await self._clear(item)
@@ -59,7 +60,7 @@ class Collect:
             return await self._stay(item, verdict)
         if self._desk.safe is None:
             return await self._stay(item, Stay(Reason.STORE_MISSING, "no evidence store is configured"))
-        if isinstance(verdict, Delete) and (wait := self._desk.after(verdict.at)) > 0:
+        if isinstance(verdict, Delete) and (wait := self._desk.settling(verdict.at)) > 0:
             return After(wait)
         await self._desk.pace()
         return await self._advance(item, self._desk.safe)
@@ -71,9 +72,9 @@ class Collect:
 
     # Judging
 
-    def _judge(self, item: Resource) -> Verdict:
+    def _judge(self, item: Resource, held: str) -> Verdict:
         now = self._desk.now()
-        found = facts(item, self._desk.families, self._desk.windows, now.low)
+        found = facts(item, self._desk.families, self._desk.windows, now.line, held)
         verdict = judge(found, now, dry_run=self._desk.windows.dry_run)
         if isinstance(verdict, Archive) and not self._leaves_something(found):
             return Stay(Reason.NOT_COPIED, "snapshots are switched off, and nothing else would be left of it")
@@ -98,7 +99,7 @@ class Collect:
             and notes.moment(annotations.get(notes.PARENT_ENDED, "")) is None
         ):
             # Somebody else deleted it: the grace counts from when that was seen.
-            changes[notes.PARENT_ENDED] = notes.written(desk.now().low)
+            changes[notes.PARENT_ENDED] = notes.written(desk.now().line)
         if changes:
             await desk.annotate(item, changes)
         return bool(changes)
@@ -108,6 +109,8 @@ class Collect:
 
     def _count_overdue(self, item: Resource, *, over: bool) -> None:
         key = Key(item.metadata.namespace, item.metadata.name)
+        if over is (key in self._overdue):
+            return
         (self._overdue.add if over else self._overdue.discard)(key)
         self._desk.metrics.gauge("ugallu_ttl_overdue", len(self._overdue), kind=self._kind.name)
 
@@ -186,7 +189,7 @@ class Collect:
         if seen.metadata.uid != item.metadata.uid or seen.metadata.deletion_timestamp is not None:
             return None
         fresh = msgspec.convert(msgspec.to_builtins(seen), self.watches)
-        verdict = self._judge(fresh)
+        verdict = self._judge(fresh, self._desk.families.held_by(fresh))
         stage = "precondition"
         try:
             if isinstance(verdict, Archive):
@@ -197,7 +200,7 @@ class Collect:
                     "ugallu_ttl_archive_duration_seconds", desk.clock.monotonic() - began, kind=self._kind.name
                 )
                 return After(SETTLE)
-            if not isinstance(verdict, Delete) or desk.after(verdict.at) > 0:
+            if not isinstance(verdict, Delete) or desk.settling(verdict.at) > 0:
                 return After(SOON)
             keys = await self._prove(fresh, seen, safe)
             stage = "snapshot"
@@ -237,7 +240,7 @@ class Collect:
         if desk.windows.snapshots:
             key = await safe.archive.save(seen, self._cluster_of(seen))
             safe.chain.lists(self._entry(seen, key))
-        now = desk.now().low
+        now = desk.now().line
         changes: dict[str, str | None] = {
             notes.ARCHIVED_AT: notes.written(now),
             notes.SNAPSHOT: key or None,
@@ -277,7 +280,7 @@ class Collect:
                 return After(SOON)
             key = notes.read(meta.annotations).snapshot
             for bundle in tuple(desk.families.bundles_of(meta.uid)):
-                ended = {notes.PARENT_ENDED: notes.written(desk.now().low), notes.PARENT_SNAPSHOT: key or None}
+                ended = {notes.PARENT_ENDED: notes.written(desk.now().line), notes.PARENT_SNAPSHOT: key or None}
                 await desk.annotate(bundle, ended)
         when = Preconditions(uid=meta.uid, resource_version=meta.resource_version)
         try:

@@ -78,23 +78,28 @@ class Desk:
         """Return the seconds until a moment, by the clock that is certain."""
         return (moment - self.now().low).total_seconds()
 
-    async def hold_in_store(self, item: Resource) -> None:
+    def settling(self, moment: dt.datetime) -> float:
+        """Return the seconds until a moment that was written down by `Now.line`."""
+        return (moment - self.now().line).total_seconds()
+
+    async def hold_in_store(self, item: Resource, *, on: bool) -> None:
         """Have the blobs of a family held in the store exactly while one of the family is under legal hold."""
         if self.safe is None or not isinstance(item, Event | Response | Bundle):
             return
-        held = bool(self.families.held_by(item))
         for member in tuple(self.families.members(item)):
-            if isinstance(member, Bundle) and member.status.phase is BundlePhase.SEALED:
-                marked = member.metadata.annotations.get(notes.STORE_HELD) == "true"
-                if marked is not held:
-                    await self._hold(self.safe, member, on=held)
+            if not isinstance(member, Bundle) or member.status.phase is not BundlePhase.SEALED:
+                continue
+            if _is_held(member) is not on:
+                await self._hold(self.safe, member, on=on)
 
     async def _hold(self, safe: Safe, mark: Bundle, *, on: bool) -> None:
         try:
             bundle = await self.cluster.get(AttestationBundle, mark.metadata.name)
         except NotFoundError:
             return
-        keys = set(keys_of(safe.vault, bundle))
+        others = [other for other in self.families.sharing(mark) if _is_held(other)]
+        # What was sealed together stays held as long as one of them is.
+        keys = set() if others and not on else set(keys_of(safe.vault, bundle))
         keys.add(bundle.metadata.annotations.get(notes.PARENT_SNAPSHOT, ""))
         for member in tuple(self.families.members(mark)):
             keys.add(member.metadata.annotations.get(notes.SNAPSHOT, ""))
@@ -125,3 +130,7 @@ class Desk:
             )
         except NotFoundError:
             return None
+
+
+def _is_held(bundle: Bundle) -> bool:
+    return bundle.metadata.annotations.get(notes.STORE_HELD) == "true"

@@ -8,14 +8,20 @@ import msgspec
 from ugallu.api.bundle import AttestationBundle, AttestationBundleSpec, AttestationBundleStatus, BundlePhase, RekorEntry
 from ugallu.api.event import EvidenceRef, SecurityEvent, SecurityEventSpec
 from ugallu.api.meta import Metadata, ObjectReference, Wire
+from ugallu.api.response import EventResponse, EventResponseSpec
 from ugallu.cluster.port import Cluster, NotFoundError
 from ugallu.evidence.canonical import canonical, digest
 from ugallu.evidence.ports import IntegrityError
 from ugallu.evidence.seal import Keys
+from ugallu.evidence.stores.parts import split
 from ugallu.runtime.ttl.marks import Bundle, Whole
 from ugallu.runtime.ttl.vault import Vault
 
 _MONTHS = 120
+_SPECS: dict[str, type[SecurityEventSpec | EventResponseSpec]] = {
+    SecurityEvent.kind_info.name: SecurityEventSpec,
+    EventResponse.kind_info.name: EventResponseSpec,
+}
 
 
 class Unsealed(Exception):  # noqa: N818 - no error: it may be sealed tomorrow
@@ -52,18 +58,16 @@ async def prove(cluster: Cluster, vault: Vault, item: Whole, bundles: Iterable[B
 
 async def _confirm(vault: Vault, bundle: AttestationBundle, item: Whole) -> None:
     await vault.confirm(bundle)
-    if type(item).kind_info != SecurityEvent.kind_info:
-        return
     attested = bundle.status.subject_ref
     if attested is None or attested.sha256 != digest(_spec(item)):
-        raise IntegrityError("the evidence is not about this event as it is", where=item.metadata.name)
+        raise IntegrityError("the evidence is not about this object as it is", where=item.metadata.name)
 
 
 def _spec(item: Whole) -> bytes:
     try:
-        return canonical(msgspec.convert(item.spec, SecurityEventSpec))
+        return canonical(msgspec.convert(item.spec, _SPECS[type(item).kind_info.name]))
     except msgspec.ValidationError as error:
-        raise IntegrityError(f"the event cannot be read: {error}", where=item.metadata.name) from error
+        raise IntegrityError(f"it cannot be read: {error}", where=item.metadata.name) from error
 
 
 def keys_of(vault: Vault, bundle: AttestationBundle) -> Iterator[str]:
@@ -71,7 +75,8 @@ def keys_of(vault: Vault, bundle: AttestationBundle) -> Iterator[str]:
     status = bundle.status
     urls = [ref.url for ref in (status.worm_ref, status.subject_ref) if ref is not None]
     for url in dict.fromkeys([*urls, *(archive.url for archive in status.bundles)]):
-        key = vault.store.key(url)
+        # The bytes of one event may be a part of what is stored for many.
+        key, _ = split(vault.store.key(url))
         yield key
         if key.endswith(".sigstore.json"):
             yield key.removesuffix(".sigstore.json") + ".intoto.jsonl"

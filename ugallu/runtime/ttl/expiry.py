@@ -49,10 +49,14 @@ class Seal(enum.Enum):
 
 
 class Now(msgspec.Struct, frozen=True):
-    """The time as far as it is certain: never before `low`, and perhaps as late as `high`."""
+    """The time as far as it is certain: never before `low`, and perhaps as late as `high`.
+
+    `line` is one of the two, the one that no jump moves: what a moment is written down by.
+    """
 
     low: dt.datetime
     high: dt.datetime
+    line: dt.datetime
 
     @property
     def doubtful(self) -> bool:
@@ -135,7 +139,7 @@ def judge(facts: Facts, now: Now, *, dry_run: bool = False) -> Verdict:
         return Stay(Reason.DRY_RUN, "would be archived and deleted")
     archived = facts.notes.archived_at
     # A time that is still to come was written under a clock that was wrong.
-    if archived is None or archived > now.low:
+    if archived is None or archived > now.line:
         return Archive()
     return Delete(archived + dt.timedelta(seconds=SETTLE))
 

@@ -19,9 +19,8 @@ _OVER: Final = frozenset({ResponsePhase.SUCCEEDED, ResponsePhase.FAILED, Respons
 _DONE: Final = frozenset({RunPhase.SUCCEEDED, RunPhase.FAILED})
 
 
-def facts(item: Resource, families: Families, windows: Windows, now: dt.datetime) -> Facts:
-    """Return the facts about an object; `now` stands for a time that nobody wrote down."""
-    held = families.held_by(item)
+def facts(item: Resource, families: Families, windows: Windows, now: dt.datetime, held: str) -> Facts:
+    """Return the facts about an object; `now` stands for a time that nobody wrote down, `held` is whose hold it is."""
     if isinstance(item, Event):
         return _event(item, families, windows, now, held)
     if isinstance(item, Response):

@@ -16,12 +16,14 @@ _UID: Final = "ttl.uid"
 _EVENT: Final = "ttl.event"
 _FOR: Final = "ttl.for"
 _RUN: Final = "ttl.run"
+_BLOB: Final = "ttl.blob"
 
 
 class Families:
     """Finds relatives in the cache; what it shows may lag a moment behind the cluster."""
 
     def __init__(self, cache: Cache) -> None:
+        self._complete = False
         self.events: View[Event] = cache.view(Event)
         self.responses: View[Response] = cache.view(Response)
         self.bundles: View[Bundle] = cache.view(Bundle)
@@ -30,6 +32,9 @@ class Families:
         self.responses.index(_EVENT, lambda response: (response.spec.security_event_ref.uid,))
         self.bundles.index(_FOR, lambda bundle: (bundle.spec.attested_for.uid,))
         self.bundles.index(_EVENT, lambda bundle: (bundle.metadata.labels.get(LABEL_EVENT_UID, ""),))
+        self.bundles.index(
+            _BLOB, lambda bundle: () if bundle.status.worm_ref is None else (bundle.status.worm_ref.url,)
+        )
         self._runs = {kind: cache.view(kind) for kind in RESULT_OF}
         self._results = {kind: cache.view(kind) for kind in RESULT_OF.values() if kind is not None}
         for view in self._results.values():
@@ -37,8 +42,10 @@ class Families:
 
     async def synced(self) -> None:
         """Wait until every relative there is has been seen: who is not there yet must not count as gone."""
-        for view in (self.events, self.responses, self.bundles, *self._runs.values(), *self._results.values()):
-            await view.synced()
+        if not self._complete:
+            for view in (self.events, self.responses, self.bundles, *self._runs.values(), *self._results.values()):
+                await view.synced()
+            self._complete = True
 
     def event(self, uid: str) -> Event | None:
         """Return the event with this uid."""
@@ -51,6 +58,13 @@ class Families:
     def bundles_of(self, uid: str) -> Iterable[Bundle]:
         """Return the bundles that attest what has this uid."""
         return self.bundles.by(_FOR, uid)
+
+    def sharing(self, bundle: Bundle) -> Iterator[Bundle]:
+        """Yield the other bundles whose evidence is the same: events that were sealed together."""
+        if bundle.status.worm_ref is not None:
+            for other in self.bundles.by(_BLOB, bundle.status.worm_ref.url):
+                if other.metadata.uid != bundle.metadata.uid:
+                    yield other
 
     def event_uid(self, member: Resource) -> str:
         """Return the uid of the event that a family is about."""

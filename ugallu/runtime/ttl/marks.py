@@ -69,11 +69,18 @@ class BundleSpec(Wire, frozen=True, kw_only=True):
     attested_for: ObjectReference = ObjectReference()
 
 
+class Blob(Wire, frozen=True, kw_only=True):
+    """Where something is stored."""
+
+    url: str = ""
+
+
 class BundleStatus(Wire, frozen=True, kw_only=True):
     """Whether it is sealed, and since when."""
 
     phase: BundlePhase | None = None
     sealed_at: dt.datetime | None = None
+    worm_ref: Blob | None = None
 
 
 class Bundle(Resource, frozen=True, kw_only=True):

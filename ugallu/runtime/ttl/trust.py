@@ -36,7 +36,7 @@ class Trust:
     def now(self, wall: dt.datetime, monotonic: float) -> Now:
         """Return the time between what is certain and what is possible."""
         line = dt.datetime.fromtimestamp(self._line + monotonic, dt.UTC)
-        return Now(min(wall, line), max(wall, line))
+        return Now(min(wall, line), max(wall, line), line)
 
     def doubt(self, wall: dt.datetime, monotonic: float) -> float:
         """Return by how many seconds the wall clock is ahead of the line (negative: behind it)."""

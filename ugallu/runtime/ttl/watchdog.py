@@ -49,7 +49,9 @@ class Watchdog:
         self._clock = clock
         self._metrics = metrics
         self._submit = submit
-        self._lease = ""
+        self._lease: str | None = None
+        self._renewed = leases is None
+        """Whether the Lease was seen to change: until then it may be what a dead process left."""
         self._changed = clock.monotonic()
         self._told: set[tuple[str, dt.datetime]] = set()
         self._over: set[str] = set()
@@ -71,11 +73,14 @@ class Watchdog:
         renewed = None if lease is None else lease.spec.renew_time
         said = "" if lease is None or renewed is None else f"{lease.spec.holder_identity} {renewed.isoformat()}"
         if said != self._lease:
+            self._renewed = self._renewed or (self._lease is not None and bool(said))
             self._lease, self._changed = said, self._clock.monotonic()
         found = outage(self._seen(), now, renewed, contends=self._leases is not None)
         self._metrics.gauge("ugallu_ttl_attestor_unavailable", 0.0 if found is None else 1.0)
         if found is not None:
             await self._tell(found, now)
+            return
+        if not self._renewed:
             return
         for since in self._unanswered():
             self._over.add(since)
@@ -128,7 +133,7 @@ class Watchdog:
             if born is not None and (oldest is None or born < oldest):
                 oldest = born
         return Seen(
-            lease=self._lease,
+            lease=self._lease or "",
             lease_age=self._clock.monotonic() - self._changed,
             oldest=oldest,
             pending=pending,

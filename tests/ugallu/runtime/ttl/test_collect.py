@@ -11,7 +11,7 @@ from ugallu.testing.lifecycle import lifecycle
 HOUR = 3600.0
 
 
-async def test_an_event_is_archived_read_back_and_deleted(tmp_path: Path) -> None:
+async def test_t9_an_event_is_archived_read_back_and_deleted(tmp_path: Path) -> None:
     """After six hours an info event is copied, said to be Archived, listed, and a minute later gone; its bundle stays."""
     clock = ManualClock()
     cluster = memory_cluster(clock)
