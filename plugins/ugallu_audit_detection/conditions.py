@@ -100,15 +100,19 @@ def _exceptions(armed: Armed, hidden: Mapping[str, Hidden], now: float | None) -
     if now is None:
         return found
     in_force = [
-        (one.exception, kept) for one in armed.exempt if now < one.until and (kept := hidden.get(one.exception.name))
+        (_named(one.exception), kept)
+        for one in armed.exempt
+        if now < one.until and (kept := hidden.get(one.exception.name))
     ]
-    unused = [exception for exception, kept in in_force if kept.idle_for(now) >= UNUSED]
+    if armed.name in hidden:
+        in_force.append((f"this filter, {armed.name}", hidden[armed.name]))
+    unused = [name for name, kept in in_force if kept.idle_for(now) >= UNUSED]
     if unused:
-        text = f"has hidden nothing for {int(UNUSED // DAY)} days: {_names(unused)}"
+        text = f"has hidden nothing for {int(UNUSED // DAY)} days: {'; '.join(unused)}"
         found.append(_remark("ExceptionUnused", "Unused", text))
-    wider = [exception for exception, kept in in_force if kept.wider(now)]
+    wider = [name for name, kept in in_force if kept.wider(now)]
     if wider:
-        text = f"suddenly hides {WIDER} subjects or more that it never hid before: {_names(wider)}"
+        text = f"suddenly hides {WIDER} subjects or more that it never hid before: {'; '.join(wider)}"
         found.append(_remark("ExceptionWider", "NewSubjects", text))
     return found
 
@@ -144,7 +148,11 @@ def _blind(armed: Armed, levels: Levels) -> list[str]:
 
 
 def _names(exceptions: list[RuleException]) -> str:
-    return "; ".join(f"{one.name} (owner {one.owner})" for one in exceptions)
+    return "; ".join(map(_named, exceptions))
+
+
+def _named(exception: RuleException) -> str:
+    return f"{exception.name} (owner {exception.owner})"
 
 
 def _remark(kind: str, reason: str, message: str) -> Condition:

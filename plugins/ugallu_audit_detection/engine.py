@@ -360,12 +360,13 @@ class Engine:
     def _look(self, case: Case) -> None:
         """See whether some exception is of no use any more."""
         in_force = [
-            (armed.name, exempt.exception)
+            (name, exempt.exception.name, exempt.exception.owner)
             for name in sorted(self._armed)
-            for armed in (self._armed[name],)
-            for exempt in armed.exempt
+            for exempt in self._armed[name].exempt
             if case.now < exempt.until
         ]
+        filters = {name for some in self.correlator.links.filters.values() for name in some}
+        in_force += [(name, name, "") for name in sorted(filters)]
         for report in self.exceptions.look(case.now, in_force):
             self._report(report, case)
 

@@ -176,18 +176,18 @@ class Exceptions:
         """Whether it is time to `look` again."""
         return self._looked is None or abs(now - self._looked) >= LOOK_EVERY
 
-    def look(self, now: float, rules: Iterable[tuple[str, RuleException]]) -> list[Report]:
-        """Return those of the exceptions in force that nothing has needed for a long time."""
+    def look(self, now: float, in_force: Iterable[tuple[str, str, str]]) -> list[Report]:
+        """Return those in force (rule, name, owner) that nothing has needed for a long time."""
         self._looked = now
         reports = []
-        for rule, exception in rules:
-            kept = self._of(rule, exception.name)
+        for rule, name, owner in in_force:
+            kept = self._of(rule, name)
             if kept.since is None:
                 kept.since = now
             idle = kept.idle_for(now)
             if idle >= UNUSED and kept.tells(IDLE, now):
                 signals = {"unused.days": str(int(idle // DAY)), "hidden": str(kept.hidden)}
-                reports.append(_report(IDLE, rule, exception.name, exception.owner, signals))
+                reports.append(_report(IDLE, rule, name, owner, signals))
         return reports
 
     def of(self, rule: str) -> Mapping[str, Hidden]:

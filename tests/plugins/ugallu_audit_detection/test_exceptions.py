@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ugallu.api.audit import AuditRecord
-from ugallu.api.meta import Condition
+from ugallu.api.meta import Condition, Metadata, decode_strict
 from ugallu.api.observation import Finding
-from ugallu.api.sigma import SigmaRule
+from ugallu.api.sigma import RuleException, SigmaRule, Suppress
 from ugallu.errors import PermanentError
 from ugallu.metrics import Metrics
 from ugallu.testing.audit import audit_record
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import memory_cluster
+from ugallu.testing.correlations import correlation_spec, filter_spec
 from ugallu.testing.rules import rule_spec, sigma_rule
 from ugallu_audit_detection.arming import arm
 from ugallu_audit_detection.engine import Engine
@@ -264,3 +266,47 @@ async def test_conditions_name_what_is_odd_and_who_answers(tmp_path: Path) -> No
     ignored = condition(await house.put(suppress={"exceptions": [BACKUP]}, emit=critical), "ExceptionIgnored")
     assert ignored is not None
     assert "includeCritical" in ignored.message
+
+
+def test_what_a_filter_hides_is_evidence_too() -> None:
+    """Under the filter's own name: counted, named, and told when nothing needs it any more."""
+    made = Engine()
+    made.arm(arm("pod-read", rule_spec(), {}))
+    made.arm(arm("known", filter_spec({"user.username": RUNNER}, ["pod-read"]), {}))
+    assert said(made, [at(0), at(60, "alice")]) == []
+    hidden = made.exceptions.of("known")["known"]
+    assert (hidden.hidden, hidden.subject) == (1, f"Pod shop/web-0 by {RUNNER}")
+    assert said(made, [at(UNUSED + 7200, "alice")]) == [("exception_unused", "known")]
+
+
+async def test_the_status_of_a_filter_says_what_it_hid(tmp_path: Path) -> None:
+    """Beside its matches, which are those that it hid."""
+    house = House(tmp_path)
+    await house.put()
+    spec = filter_spec({"user.username": RUNNER}, ["pod-read"])
+    await house.cluster.apply(SigmaRule(metadata=Metadata(name="known"), spec=spec), manager="test")
+    await house.rules.reconcile(await house.cluster.get(SigmaRule, "known"))
+    house.engine.inspect(at(0))
+    await house.clock.advance(REFRESH)
+    await house.rules.reconcile(await house.cluster.get(SigmaRule, "known"))
+    status = (await house.cluster.get(SigmaRule, "known")).status
+    assert [(one.name, one.hidden) for one in status.exceptions] == [("known", 1)]
+    assert status.match_count == 1
+
+
+def test_a_correlations_exception_is_evidence_as_well() -> None:
+    """What it does not count is counted here."""
+    made = Engine()
+    made.arm(arm("pod-read", rule_spec(), {}))
+    spec = correlation_spec(rules=["pod-read"])
+    made.arm(
+        arm(
+            "often",
+            msgspec.structs.replace(
+                spec, suppress=Suppress(exceptions=(decode_strict(RuleException, BACKUP, where="e"),))
+            ),
+            {},
+        )
+    )
+    made.inspect(at(0))
+    assert made.exceptions.of("often")["backup"].hidden == 1
