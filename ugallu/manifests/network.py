@@ -64,7 +64,7 @@ def of_role(role: Role) -> Iterator[Document]:
     if own:
         place = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": role.namespace}}}
         for namespace in (SYSTEM, PRIVILEGED):
-            yield _policy(f"{role.account}-is-read", namespace, role.name, _out([{**place, **pods}], own))
+            yield _policy(f"{APP}-{role.name}-is-read", namespace, role.name, _out([{**place, **pods}], own))
 
 
 def _policy(name: str, namespace: str, component: str, spec: dict[str, Any]) -> Document:
