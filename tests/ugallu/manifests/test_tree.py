@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ugallu.cli.main import main
 from ugallu.manifests.document import HEADER
@@ -63,3 +64,16 @@ def test_a_patch_replaces_the_spec_that_differs_and_no_other() -> None:
     (patch,) = changes([document, other], [{**document, "spec": {"x": 2}}, other])
     assert patch["target"] == {"group": "g", "version": "v1", "kind": "K", "name": "a", "namespace": "n"}
     assert patch["patch"] == "- op: replace\n  path: /spec\n  value:\n    x: 2\n"
+
+
+def test_roles_may_stand_side_by_side(files: dict[str, str]) -> None:
+    """Whoever installs all of them in one Kustomization installs each object once: no two components have one in common."""
+    places: dict[tuple[str, str, str], str] = {}
+    for path, text in files.items():
+        component = path.split("/")[1]
+        if path.startswith("components/") and not component.endswith("-ha") and component != "local":
+            for document in yaml.safe_load_all(text):
+                if document and "metadata" in document:
+                    metadata = document["metadata"]
+                    key = (document["kind"], metadata.get("namespace", ""), metadata["name"])
+                    assert places.setdefault(key, component) == component, (key, component)
