@@ -73,7 +73,7 @@ def remarks(
         found.append(_too_slow(slow))
     blind = _blind(armed, levels)
     if blind:
-        needed = rule.needs.level
+        needed = rule.needs.level if rule.needs.level != "Metadata" else "Request"
         found.append(
             _remark(
                 "NeedsLevel",
@@ -141,10 +141,14 @@ def _too_slow(slow: Overruns) -> Condition:
 
 
 def _blind(armed: Armed, levels: Levels) -> list[str]:
+    """Name the resources whose writes come without the bodies that the rule looks into or learns from."""
     needs, dispatch = armed.compiled.needs, armed.compiled.dispatch
-    if needs.level == "Metadata" or (dispatch.verbs is not None and not dispatch.verbs & WRITES):
-        return []
-    return [f"{plural}.{group}".rstrip(".") for group, plural in levels.bodiless(dispatch.groups, dispatch.resources)]
+    found: set[tuple[str, str]] = set()
+    if needs.level != "Metadata" and (dispatch.verbs is None or dispatch.verbs & WRITES):
+        found |= set(levels.bodiless(dispatch.groups, dispatch.resources))
+    for group, plural in armed.compiled.remembers:
+        found |= set(levels.bodiless(frozenset((group,)), frozenset((plural,))))
+    return [f"{plural}.{group}".rstrip(".") for group, plural in sorted(found)]
 
 
 def _names(exceptions: list[RuleException]) -> str:

@@ -27,7 +27,7 @@ from ugallu_audit_detection.sigma.expr import (
     size,
 )
 from ugallu_audit_detection.sigma.native import match_expr
-from ugallu_audit_detection.sigma.questions import Asked, Of
+from ugallu_audit_detection.sigma.questions import OTHERS, Asked, Of
 from ugallu_audit_detection.sigma.view import RecordView
 
 MAX_NODES = 2000
@@ -77,6 +77,11 @@ class CompiledRule:
     """What must be remembered from earlier events for it."""
 
     @property
+    def remembers(self) -> tuple[tuple[str, str], ...]:
+        """API group and plural of the other resources whose writes tell it what it asks of the past."""
+        return tuple(dict.fromkeys(each for asked in self.asks for each in OTHERS.get(asked.of, ())))
+
+    @property
     def matches_everything(self) -> bool:
         """Whether every event matches."""
         return self.expr == Const(True)
@@ -92,7 +97,11 @@ class CompiledRule:
 
     def explain(self) -> list[str]:
         """Say in sentences what an event must have."""
-        return sentences(self.expr, level=self.needs.level, unknown=self.unknown_fields)
+        lines = sentences(self.expr, level=self.needs.level, unknown=self.unknown_fields)
+        if self.remembers:
+            others = ", ".join(f"{plural}.{group}".rstrip(".") for group, plural in self.remembers)
+            lines.append(f"learns what surrounds an event from writes of {others}, audited at Request or higher")
+        return lines
 
 
 def compile_rule(
@@ -159,7 +168,7 @@ def needs_of(expr: Expr) -> Needs:
     return Needs(
         request=Part.REQUEST in parts,
         response=Part.RESPONSE in parts,
-        either=Part.EFFECTIVE in parts or Part.CONTEXT in parts,
+        either=Part.EFFECTIVE in parts,
         annotations=Part.ANNOTATIONS in parts,
         stages=_reach(expr, fields.STAGE, fold=False),
         levels=_reach(expr, fields.LEVEL, fold=False),

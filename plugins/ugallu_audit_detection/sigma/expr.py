@@ -37,7 +37,7 @@ class Part(enum.IntEnum):
     RESPONSE = 80
     EFFECTIVE = 90
     CONTEXT = 200
-    """What surrounds the event; see `surroundings`."""
+    """What surrounds the event, whether or not it has a body; see `surroundings`."""
     EVERYTHING = 500
 
 

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -176,6 +176,14 @@ class Of(enum.Enum):
     ROLE = enum.auto()
     BINDING = enum.auto()
     """To whom a binding gives which role; it needs no question."""
+
+
+OTHERS: Final[dict[Of, tuple[tuple[str, str], ...]]] = {
+    Of.POD: (("", "pods"),),
+    Of.ROLE: tuple((RBAC, plural) for plural in ROLES),
+    Of.BINDING: tuple((RBAC, plural) for plural in BINDINGS),
+}
+"""Whose writes answer what is asked, besides those of the resource itself."""
 
 
 class Asked(NamedTuple):

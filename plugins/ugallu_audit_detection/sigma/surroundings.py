@@ -52,7 +52,7 @@ def checks(leaf: SigmaMatchLeaf, where: str, test_of: Callable[[GlobMatch, str],
     for i, entry in enumerate(leaf.target_pod or ()):
         question = _question(entry, f"{where}.targetPod[{i}]", test_of)
         sentence = f"the Pod has {entry.json_path} that {test_of(entry, where)}"
-        yield _check(sentence, _of_pod(question), when, Asked(Of.POD, question))
+        yield _check(sentence, _of_pod(question), when, Asked(Of.POD, question), part=Part.CONTEXT)
     if leaf.role_grants:
         granted = [rights(one) for one in _rights(leaf.role_grants, f"{where}.roleGrants")]
         yield _check(
@@ -71,10 +71,11 @@ def checks(leaf: SigmaMatchLeaf, where: str, test_of: Callable[[GlobMatch, str],
             Asked(Of.BINDING),
             Asked(Of.POD, ACCOUNT),
             *(Asked(Of.ROLE, question) for question, _ in held),
+            part=Part.CONTEXT,
         )
 
 
-def _check(sentence: str, ask: Ask, when: WhenUnknown | None, *asks: Asked) -> Check:
+def _check(sentence: str, ask: Ask, when: WhenUnknown | None, *asks: Asked, part: Part = Part.EFFECTIVE) -> Check:
     unknown = {None: None, WhenUnknown.HOLDS: True, WhenUnknown.FAILS: False}[when]
 
     def told(view: RecordView) -> bool | None:
@@ -86,7 +87,7 @@ def _check(sentence: str, ask: Ask, when: WhenUnknown | None, *asks: Asked) -> C
 
     return Check(
         sentence + _REMARK[when],
-        Part.CONTEXT,
+        part,
         lambda view: told(view) is True,
         lambda view: told(view) is False,
         asks,

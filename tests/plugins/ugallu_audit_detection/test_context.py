@@ -13,8 +13,10 @@ from ugallu.sdk import AuditRecord, SigmaEmit, SigmaMatch, SigmaRuleSpec, decode
 from ugallu.testing import rules_reference as reference
 from ugallu.testing.rules import rule_spec
 from ugallu_audit_detection.arming import arm, failure
+from ugallu_audit_detection.conditions import remarks
 from ugallu_audit_detection.context import MAX_OBJECTS, MAX_SUBJECTS, Context
 from ugallu_audit_detection.engine import Engine
+from ugallu_audit_detection.levels import Levels
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import RuleError
 from ugallu_audit_detection.sigma.match import Matcher
@@ -29,7 +31,7 @@ def rule(match: dict[str, Any]) -> CompiledRule:
 
 
 def record(event: Event) -> AuditRecord:
-    return msgspec.json.decode(json.dumps(event), type=AuditRecord)
+    return msgspec.json.decode(json.dumps(event, separators=(",", ":")), type=AuditRecord)
 
 
 def says(match: dict[str, Any], *events: Event) -> bool:
@@ -486,3 +488,19 @@ def test_a_rule_that_asks_nothing_of_the_past_costs_no_memory() -> None:
     found(made, at(0, webhooks("Fail", "create")), at(1, pod(True)))
     assert made.context.idle
     assert made.context.snapshot() == Context().snapshot()
+
+
+def test_what_a_rule_learns_from_is_what_must_be_audited() -> None:
+    """An exec needs no body; what tells of its Pod does, and the status says when that never comes."""
+    here = arm("r", rule_spec(match={**PRIVILEGED, "whenUnknown": "holds"}), {})
+    assert here.compiled.needs.level == "Metadata"
+    assert "writes of pods, audited at Request or higher" in here.compiled.explain()[-1]
+    levels = Levels()
+    bare = {**pod(True), "level": "Metadata", "responseStatus": {"code": 201}}
+    del bare["responseObject"]
+    for hour in range(3):
+        stamp = f"2026-01-01T0{hour}:00:00.000000Z"
+        levels.note([record({**bare, "stageTimestamp": stamp, "requestReceivedTimestamp": stamp})])
+    (remark,) = [one for one in remarks(here, levels, record(bare).seen_at) if one.type == "NeedsLevel"]
+    assert "an hour of pods had none: audit them at Request" in remark.message
+    assert arm("r", rule_spec(match=NO_LONGER_CLOSED), {}).compiled.needs.level == "Request"
