@@ -66,6 +66,8 @@ class _Outline(msgspec.Struct, frozen=True, gc=False):
 
     def name_of(self, ref: AuditObject) -> str:
         """Return the object's name; empty where a closer look must tell whether it is an object at all."""
+        if ref.subresource and self.kind != "Pod":
+            return ""
         if not self.kind or self.kind in ("Status", "Table", "PartialObjectMetadata") or self.kind.endswith("List"):
             return ""
         name = ref.name or self.metadata.name
@@ -169,7 +171,7 @@ class Context:
         if record.verb == "delete":
             return  # without a look at the body
         body, whole = view.effective
-        if body is None:
+        if body is None or (ref.subresource and not (isinstance(body, dict) and body.get("kind") == "Pod")):
             return
         answers = self._answers(view, ref, before or {})
         if answers or whole:

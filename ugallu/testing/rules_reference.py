@@ -431,7 +431,8 @@ def stood(
         if not writes(event) or event["verb"] == "deletecollection" or place(event) != where:
             continue
         body, whole = effective(event)
-        if event["verb"] == "delete" or body is None:
+        other = ref(event).get("subresource") and not (isinstance(body, dict) and body.get("kind") == "Pod")
+        if event["verb"] == "delete" or body is None or other:
             known = None
         elif whole or (where[1] in ("roles", "clusterroles") and whole_list(event, body, "rules")):
             known = asked(aliased(event, path, body))
