@@ -107,4 +107,4 @@ def _bare(meaning: Any) -> Any:
     """A leaf of one field, or the field: what it lists, in order."""
     while isinstance(meaning, dict) and len(meaning) == 1:
         meaning = next(iter(meaning.values()))
-    return sorted(meaning) if isinstance(meaning, list) else meaning
+    return sorted(meaning, key=repr) if isinstance(meaning, list) else meaning
