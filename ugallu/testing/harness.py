@@ -112,6 +112,7 @@ async def running(
             state=state,
             cluster_id=base.cluster_id,
             cluster_name=base.cluster_name,
+            instance=base.instance,
             grace_seconds=base.grace_seconds,
             seal=base.seal,
             audit=base.audit if settings else AuditSettings(),

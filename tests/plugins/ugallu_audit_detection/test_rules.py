@@ -10,12 +10,15 @@ from ugallu.api.meta import Condition
 from ugallu.api.sigma import SigmaRule
 from ugallu.cluster.port import Key
 from ugallu.metrics import Metrics
+from ugallu.settings import Settings
 from ugallu.testing.audit import audit_event, audit_record
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import FaultyCluster, memory_cluster
+from ugallu.testing.harness import running
 from ugallu.testing.rules import sigma_rule
 from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.lastgood import LastGood
+from ugallu_audit_detection.operator import AuditDetection
 from ugallu_audit_detection.rules import REFRESH, Rules
 from ugallu_audit_detection.shares import MAX_REPLICAS
 from ugallu_audit_detection.sigma.budget import Overruns
@@ -24,6 +27,7 @@ from ugallu_audit_detection.sigma.match import Matcher
 if TYPE_CHECKING:
     from ugallu.cluster.embedded.cluster import EmbeddedCluster
 
+EXPECTED = {"name": "expected", "owner": "o", "reason": "r", "match": {"userGlob": ["expected"]}}
 BROKEN: dict[str, Any] = {"match": {"requestObjectGlob": [{"jsonPath": "$..deep.field", "patterns": ["*"]}]}}
 
 
@@ -445,3 +449,21 @@ async def test_transition_times_stay_while_the_status_does(house: House) -> None
     assert found.reason == "GlobBudget"
     assert found.last_transition_time == ManualClock().now()
     assert found.observed_generation == rule.metadata.generation
+
+
+async def test_two_processes_on_one_cluster_add_up() -> None:
+    """Each sees other events; what both counted stands in the rule, whichever of them stops last."""
+    cluster = memory_cluster()
+    await cluster.apply(sigma_rule(suppress={"exceptions": [EXPECTED]}), manager="test")
+    async with (
+        running(AuditDetection, cluster=cluster, settings=Settings(instance="one")) as one,
+        running(AuditDetection, cluster=cluster, settings=Settings(instance="two")) as two,
+    ):
+        await one.publish(*(audit_record(user={"username": name}) for name in ("ann", "ben", "expected")))
+        await two.publish(*(audit_record(user={"username": name}) for name in ("cyd", "expected", "expected")))
+        await one.settle()
+        await two.settle()
+    status = (await cluster.get(SigmaRule, "pod-read")).status
+    assert status.match_count == 3
+    assert {name: share.match_count for name, share in status.replicas.items()} == {"one": 2, "two": 1}
+    assert [(each.name, each.hidden) for each in status.exceptions] == [("expected", 3)]
