@@ -89,6 +89,7 @@ CATALOGUE: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "ugallu_attestor_stage_failures_total": ("counter", "Failed tries of a stage.", ("stage", "reason")),
     "ugallu_attestor_pending_bundles": ("gauge", "Bundles not yet sealed.", ("phase",)),
     "ugallu_attestor_oldest_pending_seconds": ("gauge", "Age of the oldest bundle not yet sealed.", ()),
+    "ugallu_attestor_reverified_total": ("counter", "Sealed bundles read back and verified again.", ("outcome",)),
     "ugallu_attestor_shared_events_total": ("counter", "Events sealed in statements that they share.", ()),
     "ugallu_attestor_backend_shut": (
         "gauge",

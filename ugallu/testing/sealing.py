@@ -1,6 +1,6 @@
 """The attestor in a test: reconcilers called by hand over an embedded cluster, and a process that may die anywhere."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,10 @@ import structlog
 from ugallu.api.bundle import AttestationBundle
 from ugallu.api.event import ClusterIdentity, SecurityEvent
 from ugallu.api.marks import BundleMark, EventMark
+from ugallu.api.observation import Checkpoint, Finding
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.port import Cluster
+from ugallu.emit.port import Origin
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import After, Parts
 from ugallu.operator.platform import Platform
@@ -27,6 +29,20 @@ from ugallu.testing.cluster import running_cache
 
 NAME = "se-0123456789abcdef01234567"
 BUNDLE = f"att-se-{NAME}"
+
+
+class Recorder:
+    """An emitter that keeps what it is given."""
+
+    origin = Origin("ugallu-attestor", frozenset())
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+
+    async def submit(self, findings: Sequence[Finding], checkpoint: Checkpoint | None = None) -> None:
+        """Keep them."""
+        assert checkpoint is None
+        self.findings += findings
 
 
 class Killed(BaseException):
@@ -43,6 +59,8 @@ class Desk:
     metrics: Metrics
     clock: ManualClock
     folder: Path
+    findings: list[Finding]
+    """What it has emitted."""
 
     @property
     def enqueue(self) -> Enqueue:
@@ -93,13 +111,13 @@ def bundle_mark(bundle: AttestationBundle) -> BundleMark:
 @asynccontextmanager
 async def desk(folder: Path, cluster: Cluster, clock: ManualClock) -> AsyncIterator[Desk]:
     """Build an attestor over the cluster; leaving closes it, as a dead process would."""
-    metrics = Metrics()
+    metrics, emitter = Metrics(), Recorder()
     async with running_cache(cluster) as cache:
         platform = Platform(
             identity=ClusterIdentity(cluster_name="test", cluster_id="test"),
             cluster=cluster,
             cache=cache,
-            emitter=None,  # type: ignore[arg-type]  # the attestor emits nothing
+            emitter=emitter,
             clock=clock,
             log=structlog.get_logger(),
             metrics=metrics,
@@ -111,7 +129,7 @@ async def desk(folder: Path, cluster: Cluster, clock: ManualClock) -> AsyncItera
         try:
             await cache.view(SecurityEvent).synced()
             await cache.view(AttestationBundle).synced()
-            yield Desk(cluster, cache, parts, metrics, clock, folder)
+            yield Desk(cluster, cache, parts, metrics, clock, folder, emitter.findings)
         finally:
             parts.close()
 

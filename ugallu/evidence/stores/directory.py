@@ -11,6 +11,7 @@ import datetime as dt
 import errno
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -195,6 +196,11 @@ class DirectoryStore:
             return None if await self.stat(whole) is None else (await self.read(key))[0]
         record = await self._in_thread(lambda: self._recorded(key), key)
         return None if record is None else self._stored(key, record)
+
+    async def used(self) -> int:
+        """Return how full the disk is, in percent, as far as we may fill it."""
+        found = await self._in_thread(lambda: os.statvfs(self._root), "")
+        return round(100 * (1 - found.f_bavail / max(1, found.f_blocks)))
 
     async def extend(self, key: str, until: dt.datetime) -> Stored:
         """Keep a key longer; see `EvidenceStore`."""

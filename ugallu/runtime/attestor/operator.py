@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from ugallu import __version__
+from ugallu.api.catalog import EventType
 from ugallu.api.marks import BundleMark, EventMark, ResponseMark
 from ugallu.api.meta import GROUP, Resource
 from ugallu.api.platform import AttestorConfig, WORMConfig
@@ -12,10 +13,12 @@ from ugallu.evidence.statement import Attestor as Author
 from ugallu.operator.contract import Grant, Operator, Parts, Placement, Workload
 from ugallu.operator.platform import Platform
 from ugallu.operator.rights import CONFIG_NAME
+from ugallu.runtime.attestor.alarms import EMITS, Alarms
 from ugallu.runtime.attestor.books import Books
 from ugallu.runtime.attestor.choose import choose
 from ugallu.runtime.attestor.configs import FULCIO_VOLUME, SECRETS, Wanted
 from ugallu.runtime.attestor.enqueue import MANAGED_BY, Enqueue, EnqueueResponses
+from ugallu.runtime.attestor.keeper import Keeper
 from ugallu.runtime.attestor.reseal import Reseal
 from ugallu.runtime.attestor.share import Share, Turns
 from ugallu.runtime.attestor.stages import Stages
@@ -27,6 +30,7 @@ class Attestor(Operator[Wanted]):
     name = "attestor"
     config = Wanted
     config_kind: ClassVar[type[Resource] | None] = AttestorConfig
+    emits: ClassVar[tuple[EventType, ...]] = EMITS
     placement: ClassVar[Placement] = Placement.ONE_LEADER
     workload: ClassVar[Workload] = Workload(memory="256Mi", durable=True, secrets=SECRETS, tokens=(FULCIO_VOLUME,))
     grants: ClassVar[tuple[Grant, ...]] = (
@@ -64,6 +68,7 @@ class Attestor(Operator[Wanted]):
             await enqueue.again(key)
             await enqueue_responses.again(key)
 
+        alarms = Alarms(lambda finding: platform.emitter.submit([finding]), platform.clock)
         stages = Stages(ports, lambda: books.checkpoints, platform.clock, platform.metrics)
         reseal = Reseal(
             stages,
@@ -71,6 +76,7 @@ class Attestor(Operator[Wanted]):
             events,
             attestor=author,
             again=again,
+            alarm=alarms.failed,
             clock=platform.clock,
             metrics=platform.metrics,
         )
@@ -85,9 +91,18 @@ class Attestor(Operator[Wanted]):
             metrics=platform.metrics,
             log=platform.log,
         )
+        keeper = Keeper(
+            ports,
+            platform.cluster,
+            bundles,
+            alarms,
+            clock=platform.clock,
+            metrics=platform.metrics,
+            log=platform.log,
+        )
         return Parts(
             reconcilers=(enqueue, reseal, enqueue_responses),
-            services=(books, share, *ports.services),
+            services=(books, share, keeper, *ports.services),
             ready=ports.ready,
             idle=lambda: books.settled,
             close=close,

@@ -64,6 +64,7 @@ class Reseal:
         *,
         attestor: statement.Attestor,
         again: Callable[[Key], Awaitable[None]],
+        alarm: Callable[[str, UgalluError], Awaitable[None]],
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -75,6 +76,7 @@ class Reseal:
         self._events = events
         self._attestor = attestor
         self._again = again
+        self._alarm = alarm
         self._clock = clock
         self._metrics = metrics
         self._steps: dict[Stage, Callable[[AttestationBundle, Draft], Awaitable[Made]]] = {
@@ -88,9 +90,21 @@ class Reseal:
         """Bring the bundle as far as it goes; `After` when a stage failed and is to be tried again."""
         if mark.status.phase is BundlePhase.SEALED and is_told(self._events, mark):
             return None
-        if self.share is not None and await self.share.takes(mark, self._busy):
+        try:
+            taken = self.share is not None and await self.share.takes(mark, self._busy)
+        except UgalluError as error:
+            return await self._unknown(mark, error)
+        return None if taken else await self.alone(mark)
+
+    async def _unknown(self, mark: BundleMark, error: UgalluError) -> After | None:
+        """Say that nobody knows yet who is in a statement already."""
+        try:
+            bundle = await self._cluster.get(AttestationBundle, mark.metadata.name)
+        except NotFoundError:
             return None
-        return await self.alone(mark)
+        if (wait := self._wait(bundle)) > 0.0:
+            return After(wait)
+        return await self.failed(bundle, next_stage(bundle.status), error)
 
     async def alone(self, mark: BundleMark) -> After | None:
         """As `reconcile`, for a bundle that has its statement for itself."""
@@ -108,10 +122,7 @@ class Reseal:
         return await self._advance(bundle)
 
     async def _advance(self, bundle: AttestationBundle) -> After | None:
-        due = bundle.status.next_attempt_at
-        wait = (due - self._clock.now()).total_seconds() if due is not None else 0.0
-        # Longer than we ever wait: the clock was put back since.
-        if 0.0 < wait <= LONGEST_DELAY:
+        if (wait := self._wait(bundle)) > 0.0:
             return After(wait)
         draft: Draft | None = None
         sealed_here = False
@@ -145,6 +156,13 @@ class Reseal:
                 self.count(bundle, "sealed")
                 sealed_here = True
         return await self._settle(bundle, proven=sealed_here)
+
+    def _wait(self, bundle: AttestationBundle) -> float:
+        """Return the seconds until the bundle's next try is due, 0 when it is."""
+        due = bundle.status.next_attempt_at
+        wait = (due - self._clock.now()).total_seconds() if due is not None else 0.0
+        # Longer than we ever wait: the clock was put back since.
+        return wait if 0.0 < wait <= LONGEST_DELAY else 0.0
 
     async def gone(self, key: Key) -> None:
         """Evidence and log entry stay; an event that still waits for its evidence gets another bundle."""
@@ -220,6 +238,7 @@ class Reseal:
         if final and status.phase is BundlePhase.FAILED and status.failures[-1].reason == reason:
             return None
         self._metrics.count("ugallu_attestor_stage_failures_total", stage=stage, reason=reason)
+        await self._alarm(stage, error)
         attempts = status.attempts + 1
         delay = retry_delay(attempts)
         failure = PipelineFailure(stage=stage, reason=reason, detail=str(error)[:1024], timestamp=self._now())
@@ -227,7 +246,9 @@ class Reseal:
             **held,
             "failures": said.bounded((*status.failures, failure)),
             "attempts": attempts,
-            "conditions": self.conditions(bundle, said.CONDITION[stage], reason, str(error)[:1024], holds=False),
+            "conditions": self.conditions(
+                bundle, said.CONDITION.get(stage, "Archived"), reason, str(error)[:1024], holds=False
+            ),
         }
         if final:
             await self._clear(bundle)

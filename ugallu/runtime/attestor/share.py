@@ -248,17 +248,18 @@ class Share:
 
     async def _keep(self, lane: int, facts: Facts, draft: Draft) -> None:
         """Stage who is in before the statement, without which nobody is."""
-        store = self._stages.store
-        await store.put(_facts_key(lane), msgspec.msgpack.encode(facts), media_type=MSGPACK, until=None)
+        store, content = self._stages.store, msgspec.msgpack.encode(facts)
+        await self._stages.at_store(lambda: store.put(_facts_key(lane), content, media_type=MSGPACK, until=None))
         await self._stages.stage(_draft_key(lane), draft)
 
     async def _staged(self, lane: int) -> tuple[Facts, Draft] | None:
         """Return what is under way in a lane; `IntegrityError` when it does not fit together."""
         store = self._stages.store
-        if await store.stat(_draft_key(lane)) is None:
+        if await self._stages.at_store(lambda: store.stat(_draft_key(lane))) is None:
             return None
+        content = await self._stages.at_store(lambda: store.get(_facts_key(lane)))
         try:
-            facts = msgspec.msgpack.decode(await store.get(_facts_key(lane)), type=Facts)
+            facts = msgspec.msgpack.decode(content, type=Facts)
         except msgspec.DecodeError as error:
             raise IntegrityError("what was staged cannot be read", where=_facts_key(lane)) from error
         return facts, await self._stages.staged(_draft_key(lane), facts.digest)
@@ -268,8 +269,8 @@ class Share:
         pause = Backoff()
         while True:
             try:
-                await self._stages.store.drop(_draft_key(lane))
-                await self._stages.store.drop(_facts_key(lane))
+                await self._stages.clear(_draft_key(lane))
+                await self._stages.clear(_facts_key(lane))
             except TransientError:
                 await self._clock.sleep(pause.next())
             else:

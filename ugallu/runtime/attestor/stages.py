@@ -122,7 +122,10 @@ class Stages:
         log = self.ports.root.logs.get(entry.log_id)
         if log is None:
             raise IntegrityError("the log answers under another id than its trusted root", where=self._log_name)
-        verify.verify_entry(entry, leg.envelope, log)
+        try:
+            verify.verify_entry(entry, leg.envelope, log)
+        except PermanentError as error:
+            raise IntegrityError(f"the log's entry does not hold: {error.what}", where=log.origin) from error
         return msgspec.structs.replace(leg, entry=entry)
 
     def origin(self, entry: LogEntry) -> str:
@@ -229,6 +232,10 @@ class Stages:
         if found.until is None or found.until < until:
             raise IntegrityError("the store keeps it for less long than asked", where=blob.key)
         return found, held
+
+    async def at_store(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Ask something else of the store, unless that is hopeless for now."""
+        return await self._at_store.call(work)
 
     async def stage(self, key: str, draft: Draft) -> None:
         """Keep a draft."""
