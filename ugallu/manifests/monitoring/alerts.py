@@ -497,7 +497,61 @@ CLUSTER: Final = Group(
     ),
 )
 
-GROUPS: Final = (PROCESS, EVENTS, AUDIT, EVIDENCE, CLUSTER)
+LIFECYCLE: Final = Group(
+    "ugallu.lifecycle",
+    "Retention and pressure",
+    (
+        Alert(
+            "UgalluTtlArchiveFailing",
+            "sum by (kind, stage) (rate(ugallu_ttl_failures_total[10m])) > 0",
+            "30m",
+            Severity.WARNING,
+            "Objects of {{ $labels.kind }} cannot go: {{ $labels.stage }} fails",
+            "What cannot be copied, proven or deleted stays, and says on itself why.",
+            "The annotation `ugallu.io/ttl-reason` of what is left, and the log of ttl; `snapshot` is the store, "
+            "`precondition` the evidence, `delete` the API server.",
+        ),
+        Alert(
+            "UgalluTtlOverdue",
+            "sum by (kind) (ugallu_ttl_overdue) > 1000",
+            "1h",
+            Severity.WARNING,
+            "{{ $value | humanize }} objects of {{ $labels.kind }} are there beyond their time",
+            "The cluster's store fills: objects are held, their evidence is missing, or ttl cannot keep up.",
+            "`sum by (reason) (increase(ugallu_ttl_postponed_total[6h]))` says which it is.",
+        ),
+        Alert(
+            "UgalluTtlClockDoubt",
+            "abs(ugallu_ttl_clock_doubt_seconds) > 60",
+            "5m",
+            Severity.WARNING,
+            "The clock of ttl is {{ $value | humanizeDuration }} off",
+            "It jumped, so nothing ends by it until it agrees with the monotonic clock and the API server's.",
+            "`chronyc tracking` on its node; docs/operators/ttl.md for a machine that booted with a wrong clock.",
+        ),
+        Alert(
+            "UgalluAttestorUnavailable",
+            "max(ugallu_ttl_attestor_unavailable) == 1",
+            "2m",
+            Severity.CRITICAL,
+            "The attestor does not do its work",
+            "Its Lease is not renewed, bundles wait too long, or most of them fail: nothing new is sealed.",
+            "`kubectl get securityevents --field-selector spec.type=AttestorUnavailable` says since when and by "
+            "which sign.",
+        ),
+        Alert(
+            "UgalluBackpressureBlind",
+            "sum(rate(ugallu_backpressure_sample_errors_total[10m])) > 0",
+            "15m",
+            Severity.WARNING,
+            "Nobody knows how full the cluster's store is",
+            "The API server's metrics cannot be read, so the level is stale and sheds nothing.",
+            "The log of backpressure; it needs `get` on the path `/metrics`.",
+        ),
+    ),
+)
+
+GROUPS: Final = (PROCESS, EVENTS, AUDIT, EVIDENCE, LIFECYCLE, CLUSTER)
 
 
 def rules() -> dict[str, Any]:
