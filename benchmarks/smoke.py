@@ -11,7 +11,9 @@ from benchmarks.replay import measure
 SMALL = {
     # The arguments that make each one short.
     "audit_source": (),
+    "bus": ("--events", "2000"),
     "cache": ("--pods", "200", "--changes", "500"),
+    "correlation": ("--quick",),
     "emit": ("500",),
     "journal": (),
     "matcher": ("--quick",),

@@ -1,6 +1,7 @@
 """`Correlator`: what serves through other rules. It takes in their matches and tells which correlations that proves."""
 
 import hashlib
+from bisect import insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -137,52 +138,51 @@ class Correlator:
 
     def feed(self, case: Seen, at: float, rules: Sequence[str]) -> Iterator[Correlated]:
         """Count an event that these rules match; yield what that proves."""
-        links = self.links
-        waiting: dict[str, list[tuple[int, str]]] = {}
-
-        def count(rule: str) -> None:
-            for feed in links.feeds.get(rule, ()):
-                waiting.setdefault(feed.correlation, []).append((feed.reference, rule))
-
+        feeds, rank = self.links.feeds, self.links.rank
+        matches: dict[str, list[tuple[int, str]]] = {}
         for rule in rules:
-            count(rule)
-        for name in links.order:
-            if name not in waiting:
-                continue
+            for correlation, reference in feeds[rule]:
+                matches.setdefault(correlation, []).append((reference, rule))
+        waiting = sorted(matches, key=rank) if len(matches) > 1 else list(matches)
+        while waiting:
+            name = waiting.pop(0)
             member = self._members[name]
-            if member.plan is None or self._excepted(member.armed, case):
+            if member.plan is None or (member.armed.exempt and self._excepted(member.armed, case)):
                 continue
-            for group, crossing in self._take(name, member.plan, case, at, waiting[name]):
+            for group, crossing in self._take(name, member.plan, case, at, matches[name]):
                 yield Correlated(member.armed, member.plan, group, crossing)
-                count(name)
+                for correlation, reference in feeds.get(name, ()):
+                    if correlation not in matches:
+                        insort(waiting, correlation, key=rank)
+                    matches.setdefault(correlation, []).append((reference, name))
 
     def _take(
         self, name: str, plan: "Plan", case: Seen, at: float, matches: Sequence[tuple[int, str]]
     ) -> Iterator[tuple[tuple[str, ...], Crossing]]:
-        found: dict[tuple[str, ...], list[int]] = {}
+        found: dict[tuple[str, ...], Sequence[int]] = {}
         for reference, rule in matches:
             group = plan.group(reference, case, rule)
-            tags = plan.tags(reference, case, rule)
-            if group is not None and tags:
-                found.setdefault(group, []).extend(tags)
+            if group is not None and (tags := plan.tags(reference, case, rule)):
+                found[group] = [*found[group], *tags] if group in found else tags
         groups = self._groups[name]
         for group, tags in found.items():
-            key = hashlib.blake2b(msgspec.json.encode(group), digest_size=KEY).digest()
+            key = group[0].encode("utf-8", "surrogatepass") if len(group) == 1 else msgspec.json.encode(group)
             before = groups.bytes
-            crossing = groups.take(key, at, tags, mark_of(case.record.audit_id))
+            mark = mark_of(case.record.audit_id)
+            crossing = groups.take(hashlib.blake2b(key, digest_size=KEY).digest(), at, tags, mark)
             self.bytes += groups.bytes - before
-            while self.bytes > self._max_bytes:
-                self._evict()
+            if self.bytes > self._max_bytes:
+                self._make_room()
             if crossing is not None:
                 yield group, crossing
 
-    def _evict(self) -> None:
-        """Forget a group of the correlation that takes most room."""
-        _, largest = max((groups.bytes, name) for name, groups in self._groups.items())
-        groups = self._groups[largest]
-        before = groups.bytes
-        groups.evict()
-        self.bytes += groups.bytes - before
+    def _make_room(self) -> None:
+        """Forget groups of whichever correlation takes most room."""
+        while self.bytes > self._max_bytes:
+            groups = max(self._groups.items(), key=lambda item: (item[1].bytes, item[0]))[1]
+            self.bytes -= groups.bytes
+            groups.evict()
+            self.bytes += groups.bytes
 
     # What a restart must not lose
 

@@ -12,7 +12,7 @@ from ugallu_audit_detection.correlation.windows import LATE, NEW, Crossing, Mark
 MAX_GROUPS: Final = 10_000
 KEY: Final = 16
 """Bytes of the digest that a group is known by."""
-OVERHEAD: Final = 240
+OVERHEAD: Final = 192
 """Bytes that a group costs beside its state: two objects, their place in the table and in the order of use."""
 ANOTHER: Final = 600.0
 """Seconds. Time that goes back further, and further than a timespan, is no late event but another recording, or the

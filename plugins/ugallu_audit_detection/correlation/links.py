@@ -44,7 +44,7 @@ class Trouble(NamedTuple):
     message: str
 
 
-@dataclass(slots=True)
+@dataclass
 class Links:
     """What serves through other rules, and how."""
 
@@ -59,6 +59,15 @@ class Links:
     bases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """From a correlation or filter to the rules that it means."""
     troubles: dict[str, Trouble] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._ranks: dict[str, int] = {}
+
+    def rank(self, correlation: str) -> int:
+        """Return the place in the order of a correlation that serves."""
+        if not self._ranks:
+            self._ranks = {name: place for place, name in enumerate(self.order)}
+        return self._ranks[correlation]
 
 
 def linked(members: Mapping[str, Member], barred: Mapping[str, Trouble]) -> Links:

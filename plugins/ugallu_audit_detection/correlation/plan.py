@@ -67,12 +67,16 @@ class Plan:
 
     def group(self, reference: int, view: RecordView, rule: str) -> tuple[str, ...] | None:
         """Return the group of a match; None where the event lacks a value, so that it belongs to no group."""
+        readers = self.groups[reference]
+        if len(readers) == 1:
+            texts = readers[0](view, rule)
+            return texts if len(texts) == 1 else (",".join(texts),) if texts else None
         found = []
-        for read in self.groups[reference]:
+        for read in readers:
             texts = read(view, rule)
             if not texts:
                 return None
-            found.append(texts[0] if len(texts) == 1 else ",".join(texts))
+            found.append(",".join(texts))
         return tuple(found)
 
     def tags(self, reference: int, view: RecordView, rule: str) -> Sequence[int]:

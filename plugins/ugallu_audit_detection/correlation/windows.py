@@ -9,9 +9,9 @@ The state of a group is bytes: it is what a checkpoint keeps, and a group costs 
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from struct import Struct
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 LATE: Final = 60.0
 """Seconds that a match may come late and still take its place in time."""
@@ -200,19 +200,32 @@ class Chain(NamedTuple):
 class Ordered:
     """Matches with the tags of a chain, one after the other (`temporal_ordered`); any of several chains will do.
 
-    What is older than every match to come is settled: of it only the latest start of each begun chain is kept.
+    Of what is older than every match to come only the latest start of each begun chain is kept, and so it is for all
+    that came: a match that comes in order takes one step, one that comes late has the unsettled ones taken again.
     """
 
     _entry = Struct("<d16sQ")
-    _start = Struct("<d16s")
 
     def __init__(self, span: float, chains: Sequence[Chain]) -> None:
         self._span = span
-        self._chains = tuple(chains)
-        self._absent = tuple(sorted(frozenset().union(*(chain.absent for chain in chains))))
-        self._starts = sum(len(chain.steps) - 1 for chain in chains)
-        # Up to when all is settled, where begun chains start, newest of what must be absent; then what is unsettled.
-        self._begin = _AFTER_HEAD + 8 + self._starts * self._start.size + len(self._absent) * 8
+        absent = tuple(sorted(frozenset().union(*(chain.absent for chain in chains))))
+        starts = sum(len(chain.steps) - 1 for chain in chains)
+        self._progress = Struct("<" + "d16s" * starts + "d" * len(absent))
+        """Where begun chains start, and the newest of each match that must be absent."""
+        self._nothing = self._progress.pack(*(-math.inf, b"") * starts, *(-math.inf,) * len(absent))
+        self._newest = [(1 << tag, 2 * starts + place) for place, tag in enumerate(absent)]
+        self._chains = []
+        offset = 0
+        for chain in chains:
+            places = [offset + 2 * step for step in range(len(chain.steps) - 1)]
+            steps = zip((1 << tag for tag in chain.steps), (-1, *places), (*places, -1), strict=True)
+            spoilers = [2 * starts + absent.index(tag) for tag in chain.absent]
+            self._chains.append((tuple(reversed(list(steps))), spoilers, sum(1 << tag for tag in chain.absent)))
+            offset += 2 * len(places)
+        # Head, up to when all is settled, progress as settled, progress as of now, matches that are not settled.
+        self._settled = _AFTER_HEAD + 8
+        self._now = self._settled + self._progress.size
+        self._begin = self._now + self._progress.size
 
     def take(
         self, state: bytes, at: float, tags: Sequence[int], mark: Mark, floor: float
@@ -220,92 +233,82 @@ class Ordered:
         """See `Window`; the tags are those of one event, which is one step of a chain and never two."""
         (crossed,) = _moment(state)
         if len(state) == _AFTER_HEAD:
-            state += self._packed(crossed, self._nothing(), dict.fromkeys(self._absent, -math.inf))
-        (settled,) = _moment(state, _AFTER_HEAD)
-        if at <= crossed or at < settled:
+            state += _head(crossed) + self._nothing + self._nothing
+        if at <= crossed or at < _moment(state, _AFTER_HEAD)[0]:
             return state, None
         size = self._entry.size
+        mask = 1 << tags[0] if len(tags) == 1 else sum(1 << tag for tag in set(tags))
         place = _place(state, at, size, begin=self._begin)
-        state = _put(state, place, self._entry.pack(at, mark, sum(1 << tag for tag in set(tags))))
-        recent = list(self._entry.iter_unpack(state[self._begin :]))
-        starts, newest = self._settled(state)
-        fold, folded = 0, b""
-        for index, (end, last, seen) in enumerate(recent):
-            for tag in self._absent:
-                if seen >> tag & 1:
-                    newest[tag] = end
-            for chain, begun in zip(self._chains, starts, strict=True):
-                start = self._step(chain, begun, end, last, seen)
-                if start is None or index < (place - self._begin) // size or start[0] < end - self._span:
-                    continue
-                if end <= crossed + self._span or self._spoilt(chain, newest, recent[index + 1 :], end):
-                    continue
-                rest = state[_first_after(state, end, size, begin=self._begin) :]
-                found = Crossing(end, len(chain.steps), more=False, since=start[0], first=start[1], last=last)
-                nothing = self._packed(end, self._nothing(), dict.fromkeys(self._absent, -math.inf))
-                return _head(end) + nothing + rest, found
-            if index == fold < len(recent) - 1 and (end < floor or len(recent) - fold > MAX_RECENT):
-                fold += 1
-                folded = self._packed(end, starts, newest)
-        if fold:
-            state = state[:_AFTER_HEAD] + folded + state[self._begin + fold * size :]
+        late = place < len(state)
+        state = _put(state, place, self._entry.pack(at, mark, mask))
+        progress = list(self._progress.unpack_from(state, self._settled if late else self._now))
+        first = self._begin if late else place
+        for offset in range(first, len(state), size):
+            end, last, seen = self._entry.unpack_from(state, offset) if late else (at, mark, mask)
+            for count, since, start in self._step(progress, end, last, seen, state[offset + size :]):
+                if offset >= place and end > crossed + self._span:
+                    rest = state[_first_after(state, end, size, begin=self._begin) :]
+                    found = Crossing(end, count, more=False, since=since, first=start, last=last)
+                    return self._anew(end, rest), found
+        state = state[: self._now] + self._progress.pack(*progress) + state[self._begin :]
+        oldest = _moment(state, self._begin)[0]
+        if oldest < floor or len(state) > self._begin + MAX_RECENT * size:
+            state = self._fold(state, floor)
         return state, None
 
     def last(self, state: bytes) -> float:
         """See `Window`."""
         return _newest(state, self._begin, self._entry.size)
 
-    @staticmethod
     def _step(
-        chain: Chain, begun: list[tuple[float, Mark]], end: float, mark: Mark, seen: int
-    ) -> tuple[float, Mark] | None:
-        """Let one event take each chain one step further; return the latest start of a chain that it ends."""
-        done = None
-        final = len(chain.steps) - 1
-        for position in range(final, -1, -1):
-            if not seen >> chain.steps[position] & 1:
-                continue
-            start = begun[position - 1] if position else (end, mark)
-            if start[0] == -math.inf:
-                continue
-            if position == final:
-                done = start
-            else:
-                begun[position] = start
-        return done
+        self, progress: list[Any], end: float, mark: Mark, seen: int, later: bytes
+    ) -> Iterator[tuple[int, float, Mark]]:
+        """Let one event take each chain one step further; yield the chains that it ends: length, start, its mark."""
+        for tag, place in self._newest:
+            if seen & tag:
+                progress[place] = end
+        oldest = end - self._span
+        for steps, spoilers, spoiling in self._chains:
+            # From the last step to the first, so that no event is two; a chain that has not begun starts at -inf.
+            for tag, before, after in steps:
+                if not seen & tag:
+                    continue
+                since, start = (progress[before], progress[before + 1]) if before >= 0 else (end, mark)
+                if after >= 0:
+                    progress[after], progress[after + 1] = since, start
+                elif (
+                    since >= oldest
+                    and not any(progress[place] >= oldest for place in spoilers)
+                    and not (spoiling and self._spoilt(spoiling, end, later))
+                ):
+                    yield len(steps), since, start
 
-    def _spoilt(
-        self, chain: Chain, newest: dict[int, float], later: Sequence[tuple[float, Mark, int]], end: float
-    ) -> bool:
-        """Whether the window that ends here holds what may not be in it, be it the same moment's next match."""
-        if any(newest[tag] >= end - self._span for tag in chain.absent):
-            return True
-        return any(moment == end and any(seen >> tag & 1 for tag in chain.absent) for moment, _, seen in later)
+    def _spoilt(self, spoiling: int, end: float, later: bytes) -> bool:
+        """Whether a match that must be absent follows at the same moment."""
+        return any(moment == end and seen & spoiling for moment, _, seen in self._entry.iter_unpack(later))
 
-    def _nothing(self) -> list[list[tuple[float, Mark]]]:
-        """Return the starts of chains of which none has begun."""
-        return [[(-math.inf, b"")] * (len(chain.steps) - 1) for chain in self._chains]
+    def _fold(self, state: bytes, floor: float) -> bytes:
+        """Settle what is before the floor, or too much to be kept unsettled; the newest match stays."""
+        size = self._entry.size
+        progress = list(self._progress.unpack_from(state, self._settled))
+        (settled,), offset = _moment(state, _AFTER_HEAD), self._begin
+        while offset + size < len(state):
+            end, mark, seen = self._entry.unpack_from(state, offset)
+            if end >= floor and len(state) - offset <= MAX_RECENT * size:
+                break
+            for _ in self._step(progress, end, mark, seen, b""):
+                pass
+            settled, offset = end, offset + size
+        begun = self._progress.pack(*progress)
+        return state[:_AFTER_HEAD] + _head(settled) + begun + state[self._now : self._begin] + state[offset:]
 
-    def _packed(self, settled: float, starts: list[list[tuple[float, Mark]]], newest: dict[int, float]) -> bytes:
-        return b"".join(
-            (
-                _head(settled),
-                *(self._start.pack(*start) for begun in starts for start in begun),
-                *(_head(newest[tag]) for tag in self._absent),
-            )
-        )
-
-    def _settled(self, state: bytes) -> tuple[list[list[tuple[float, Mark]]], dict[int, float]]:
-        offset = _AFTER_HEAD + 8
-        starts: list[list[tuple[float, Mark]]] = []
-        for chain in self._chains:
-            begun = []
-            for _ in chain.steps[1:]:
-                begun.append(self._start.unpack_from(state, offset))
-                offset += self._start.size
-            starts.append(begun)
-        newest = {tag: _moment(state, offset + 8 * number)[0] for number, tag in enumerate(self._absent)}
-        return starts, newest
+    def _anew(self, end: float, rest: bytes) -> bytes:
+        """Return the state after a crossing: only the matches behind it are left."""
+        progress = list(self._progress.unpack(self._nothing))
+        for moment, mark, seen in self._entry.iter_unpack(rest):
+            for _ in self._step(progress, moment, mark, seen, b""):
+                pass
+        return _head(end) + _head(end) + self._nothing + self._progress.pack(*progress) + rest
 
 
 # Matches in a state: entries of one size that begin with their time, oldest first
@@ -340,8 +343,14 @@ def _first_after(state: bytes, moment: float, size: int, *, begin: int) -> int:
     return offset
 
 
-def _windows(state: bytes, place: int, at: float, size: int, span: float) -> Iterator[tuple[float, int, int]]:
-    """Yield the windows that a match at this time is in: when each ends, where its matches begin and end."""
+def _windows(state: bytes, place: int, at: float, size: int, span: float) -> Iterable[tuple[float, int, int]]:
+    """Return the windows that a match at this time is in: when each ends, where its matches begin and end."""
+    if _moment(state, len(state) - size)[0] <= at:
+        return ((at, _first_at(state, at - span, size), len(state)),)
+    return _later_windows(state, place, at, size, span)
+
+
+def _later_windows(state: bytes, place: int, at: float, size: int, span: float) -> Iterator[tuple[float, int, int]]:
     while place < len(state):
         (end,) = _moment(state, place)
         if end - span > at:
