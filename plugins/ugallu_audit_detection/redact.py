@@ -4,6 +4,7 @@ What stays of a secret value is its length. Bodies are copied, never changed.
 """
 
 import re
+from functools import lru_cache
 from typing import Any, Final
 
 from ugallu.sdk import AuditObject
@@ -11,6 +12,7 @@ from ugallu.sdk import AuditObject
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 """A whole copy of the object in one annotation: it carries whatever the object carries."""
 MAX_DEPTH: Final = 64
+_SHORT: Final = 64
 
 _SENSITIVE = re.compile(
     r"(?i)passw(or)?d|passphrase|secret|token|authorization|credential|cookie|bearer|private.?key|api.?key|access.?key|session.?key"
@@ -70,7 +72,7 @@ def _clean(value: Any, *, opaque: bool, key: str, depth: int) -> Any:  # noqa: A
     opaque = opaque or (isinstance(kind, str) and kind in _OPAQUE_KINDS)
     tokens = isinstance(kind, str) and kind in _TOKEN_KINDS
     named = value.get("name")
-    hidden = isinstance(named, str) and bool(_SENSITIVE.search(named))
+    hidden = isinstance(named, str) and _suspect(named)
     path = value.get("path")
     if isinstance(path, str) and "op" in value:
         hidden = hidden or bool(_SENSITIVE.search(path) or _SECRET_PATCH_PATHS.search(path))
@@ -86,7 +88,17 @@ def _clean(value: Any, *, opaque: bool, key: str, depth: int) -> Any:  # noqa: A
 
 
 def _sensitive(key: str) -> bool:
-    return bool(key) and bool(_SENSITIVE.search(key)) and not _NAMES_ONLY.search(key)
+    return bool(key) and _suspect(key) and not _NAMES_ONLY.search(key)
+
+
+def _suspect(word: str) -> bool:
+    """Tell whether a name speaks of a secret. Objects have the same names again and again: short ones are kept."""
+    return _remembered(word) if len(word) <= _SHORT else bool(_SENSITIVE.search(word))
+
+
+@lru_cache(maxsize=8192)
+def _remembered(word: str) -> bool:
+    return bool(_SENSITIVE.search(word))
 
 
 def _operation(item: Any) -> Any:  # noqa: ANN401 - one operation of a JSON Patch, if it is one

@@ -342,6 +342,27 @@ AUDIT: Final = Group(
             "`--audit-log-truncate-max-event-size` and `--audit-webhook-truncate-max-event-size` of kube-apiserver.",
         ),
         Alert(
+            "UgalluAuditBusLosing",
+            "sum by (consumer, reason) (rate(ugallu_audit_bus_dropped_total[5m])) > 0",
+            "5m",
+            Severity.WARNING,
+            "The event bus loses {{ $labels.consumer }} {{ $value | humanize }} events a second ({{ $labels.reason }})",
+            "Its cap is too low (`rate`), it reads too slowly (`buffer`), or an event is larger than any should be "
+            "(`size`). It is told how many, and may have missed what it watches for.",
+            "`spec.consumers` of AuditDetectionConfig: raise `maxEventsPerSec`, narrow `filter`, or name what must not "
+            "be missed under `priority`.",
+        ),
+        Alert(
+            "UgalluAuditBusUnread",
+            "max by (pod) (ugallu_audit_bus_connected) == 0",
+            "5m",
+            Severity.CRITICAL,
+            "No event bus is read by {{ $labels.pod }}",
+            "The operator's detectors see nothing, and nothing is what they report.",
+            "Its log and `/readyz` say why: the address, the certificate, the token, the consumer's name. On the other "
+            "side the condition `BusServing` of AuditDetectionConfig `default`.",
+        ),
+        Alert(
             "UgalluAuditNoBodies",
             "sum(increase(ugallu_audit_events_total[1h])) > 0 "
             'unless sum(increase(ugallu_audit_events_total{level=~"Request|RequestResponse"}[1h])) > 0',
