@@ -4,7 +4,6 @@ The audit policy records one namespace and nothing else, and a rule makes an eve
 can be held against the log file line by line, and against the API server's own counters.
 """
 
-import json
 import re
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
+import anyio
 import pytest
 import yaml
 
@@ -25,6 +24,8 @@ from tests.rig.cluster import ApiServer, AuditWebhook, Options
 from tests.rig.ground import free_port, wait
 from tests.rig.keys import Authority
 from ugallu.api.event import SecurityEvent
+from ugallu.cluster.embedded.cluster import EmbeddedCluster
+from ugallu.cluster.port import list_all
 from ugallu.emit.identity import digest
 
 pytestmark = pytest.mark.real
@@ -107,9 +108,7 @@ class Reader:
         return sorted(event.spec.subject.name for event in self._list())
 
     def _list(self) -> list[SecurityEvent]:
-        command = [sys.executable, "-m", "ugallu", "events", "--state", str(self.state), "-o", "json"]
-        done = subprocess.run(command, capture_output=True, check=True, cwd="/")
-        return msgspec.convert(json.loads(done.stdout)["items"], list[SecurityEvent])
+        return anyio.run(_events, self.state)
 
     @property
     def matches(self) -> float:
@@ -120,6 +119,15 @@ class Reader:
         """Return a metric's sum over its labels."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=10) as answer:
             return summed(answer.read().decode(), name)
+
+
+async def _events(state: Path) -> list[SecurityEvent]:
+    """Return what is in a state directory, while a process works on it."""
+    cluster = EmbeddedCluster.open(state, read_only=True)
+    try:
+        return (await list_all(cluster, SecurityEvent))[0]
+    finally:
+        await cluster.close()
 
 
 def summed(text: str, name: str, having: str = "") -> float:
@@ -202,7 +210,7 @@ class Scene:
         return reader.matches == len(self.lines()) and reader.objects() == self.lines()
 
     def wait(self, what: str, check: Callable[[], Any]) -> None:
-        wait(what, check, 40, every=0.2, hint=lambda: "\n".join(reader.tail() for reader in self.readers))
+        wait(what, check, 60, every=0.1, hint=lambda: "\n".join(reader.tail() for reader in self.readers))
 
 
 @pytest.fixture(scope="module")

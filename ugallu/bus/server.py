@@ -48,6 +48,7 @@ class BusServer:
         self._closing = False
         self._open = 0
         self._dropped: Counter[tuple[str, str]] = Counter()
+        self._named: set[str] = set()
         method = server_streaming(self._subscribe, pb.SubscribeRequest, pb.AuditEvent)
         self._server = RpcServer(
             address,
@@ -81,6 +82,10 @@ class BusServer:
     def tell(self) -> None:
         """Bring the metrics up to date."""
         streams = self._feed.streams
+        for gone in self._named - streams.keys():
+            self._metrics.gauge("ugallu_audit_bus_subscribers", 0.0, consumer=gone)
+            self._metrics.gauge("ugallu_audit_bus_queue_depth", 0.0, consumer=gone)
+        self._named = set(streams)
         for name, lane in self._feed.lanes.items():
             self._metrics.gauge("ugallu_audit_bus_subscribers", streams[name], consumer=name)
             self._metrics.gauge("ugallu_audit_bus_queue_depth", self._feed.waiting(name), consumer=name)

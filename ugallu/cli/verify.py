@@ -47,9 +47,7 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("--identity", metavar="I", default="", help="the name in a keyless signer's certificate")
     parser.add_argument("--issuer", metavar="U", default="", help="who vouches for that name: the issuer's URL")
-    parser.add_argument(
-        "--type", metavar="T", default="", help="predicate type to expect; `any` takes every one"
-    )
+    parser.add_argument("--type", metavar="T", default="", help="predicate type to expect; `any` takes every one")
     parser.add_argument(
         "--timestamps", metavar="N", type=int, default=0, help="demand so many timestamps of authorities (default: 0)"
     )

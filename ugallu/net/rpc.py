@@ -177,7 +177,10 @@ class RpcServer:
             link.known.set()
 
     async def _refresh(self) -> None:
-        """Take over certificates and token as they change; what cannot be used is told once, and changes nothing."""
+        """Take over certificates and token as they change; what cannot be used is told once, and changes nothing.
+
+        Whoever came in by the ones before comes in again, by the new ones: a lost token opens nothing any more.
+        """
         watched: tuple[ServerTls | BearerToken | None, ...] = (self._tls, self._token)
         while True:
             await self._clock.sleep(RELOAD_SECONDS)
@@ -185,6 +188,8 @@ class RpcServer:
                 try:
                     if files is not None and files.refresh():
                         self._log.info("read again", what=type(files).__name__)
+                        for link in tuple(self._server.links):
+                            link.cut()
                 except PermanentError as error:
                     self._log.error("cannot be taken over; the one before stays in use", error=str(error))
 

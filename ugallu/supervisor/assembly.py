@@ -86,6 +86,8 @@ def load(settings: Settings, *, embedded: bool) -> list[type[Operator[Any]]]:
     """Import and return the operators that the settings ask for; nothing else is imported."""
     # What is not sealed is never deleted, so without sealing ttl has nothing to do either.
     without = (() if settings.seal else (*SEALERS, "ttl")) + (() if settings.audit.follow else LIFECYCLE)
+    if not settings.bus.url:
+        without = (*without, "ingest")
     lines = choose(settings.enable, installed(), without=without)
     found = runnable((line.load() for line in lines), embedded=embedded, named=settings.enable)
     if not found:
@@ -326,6 +328,12 @@ def shared_sources(
     `checkpoints` returns, by source, those of everybody who must not miss anything of it. Raises `PermanentError` for
     settings that cannot work.
     """
+    if settings.bus.url and settings.audit.follow:
+        from ugallu.sources.nats import StreamReader
+
+        # What this process takes in itself goes there first: see the operator `ingest`.
+        reader = StreamReader(settings.bus, checkpoints=checkpoints, clock=clock, metrics=metrics, log=log)
+        return {AuditRecord: lambda: [reader]}
     webhook: Sequence[Source] = ()
     if settings.audit.webhook.listen and settings.audit.follow:
         from ugallu.sources.audit_webhook import audit_webhook

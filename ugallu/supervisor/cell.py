@@ -259,7 +259,8 @@ class Cell:
         while True:
             self._config_changed = anyio.Event()
             changed = self._config_changed
-            retry = not await self._adopt(view.get(CONFIG_NAME) if view else None, tg)
+            found = view.get(CONFIG_NAME, self._config_namespace) if view else None
+            retry = not await self._adopt(found, tg)
             self._metrics.gauge("ugallu_operator_ready", 0.0 if self.reason else 1.0, operator=self.name)
             self._changed()
             if not retry:
@@ -441,8 +442,12 @@ class Cell:
         if kind is None:
             return None
         self._loose = self._loose or _loose(kind)
-        namespace = self._platform.namespace if kind.kind_info.namespaced else ""
-        return self._cache.view(self._loose, namespace=namespace, fields=f"metadata.name={CONFIG_NAME}")
+        return self._cache.view(self._loose, namespace=self._config_namespace, fields=f"metadata.name={CONFIG_NAME}")
+
+    @property
+    def _config_namespace(self) -> str:
+        kind = self.operator.config_kind
+        return self._platform.namespace if kind is not None and kind.kind_info.namespaced else ""
 
     def _decode(self, found: Any) -> Config:  # noqa: ANN401 - a Struct made by `_loose`
         cls: type[Config] = self.operator.config

@@ -112,6 +112,14 @@ def test_noise_takes_nothing_from_the_decoy() -> None:
     assert one.judge(DECOY, 0.0) is Verdict.PRECIOUS
 
 
+def test_what_is_precious_is_so_without_a_cap_and_beyond_its_own() -> None:
+    """It outlives noise in the buffer, whichever budget let it through."""
+    decoy = AuditDetectionPriority(names=("db-backup",))
+    assert lane(0, decoy).judge(DECOY, 0.0) is Verdict.PRECIOUS
+    one = lane(2, decoy)
+    assert [one.judge(DECOY, 0.0) for _ in range(5)] == 4 * [Verdict.PRECIOUS] + [Verdict.DROPPED]
+
+
 def test_a_stream_may_say_what_is_precious_to_it() -> None:
     """A hint holds as long as the stream."""
     one = lane(1)

@@ -1,5 +1,6 @@
 """gRPC over real sockets: who may call, what a caller may cost, how it ends."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ import anyio.abc
 import pytest
 import structlog
 from grpclib.exceptions import GRPCError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.rig.keys import Authority
 from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
@@ -21,6 +24,8 @@ from ugallu.net.rpc import (
     RpcServer,
     Servable,
     Stream,
+    _quiet,
+    _Server,
     connected,
     refusal,
     replies,
@@ -220,6 +225,61 @@ async def test_garbage_is_its_senders_business(place: Place, data: bytes) -> Non
     assert len(place.logged) <= 5
 
 
+class Pipe(asyncio.Transport):
+    """A transport that leads nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("192.0.2.1", 1)})
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+FRAMES = st.builds(frame, st.integers(0, 12), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=80))
+
+
+@settings(max_examples=150)
+@given(st.booleans(), st.lists(FRAMES | st.binary(max_size=60), max_size=6))
+def test_no_bytes_break_a_server(begun: bool, sent: list[bytes]) -> None:
+    """Whatever a stranger sends ends in an answer or the end of the connection, and in no error of ours."""
+
+    async def feed() -> None:
+        failures: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        method = server_streaming(no_call, pb.SubscribeRequest, pb.AuditEvent)
+        link = _Server([Servable({PATH: method})], Limits()).link()
+        pipe = Pipe()
+        with _quiet(lambda *_, **__: None):
+            link.connection_made(pipe)
+            for data in [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""), *sent] if begun else sent:
+                if not pipe.closed:
+                    link.data_received(data)
+                await anyio.lowlevel.checkpoint()
+            link.connection_lost(None)
+            await link.idle()
+        assert failures == []
+
+    anyio.run(feed)
+
+
+async def no_call(stream: Stream) -> None:
+    await request_of(stream)
+
+
 async def test_who_does_not_call_is_not_kept(place: Place) -> None:
     """A connection without a call that shows the token ends after a while, so nobody takes all of them."""
     tls = client_context(place.authority.pair.certificate, protocol=PROTOCOL)
@@ -250,7 +310,16 @@ async def test_callers_show_a_certificate_where_one_is_asked_for(place: Place) -
 
 async def test_certificates_and_token_are_taken_over(place: Place, tmp_path: Path) -> None:
     """W1: a Secret that changes is in force within seconds; one that cannot be used is told once and changes nothing."""
+
+    async def cut_off(ca: Path, port: int) -> None:
+        tls = client_context(ca, protocol=PROTOCOL)
+        async with connected("127.0.0.1", port, tls=tls) as channel:
+            stream = replies(channel, PATH, CALL, pb.AuditEvent, token="s3cret", limit=1 << 20)
+            with pytest.raises(TransientError):
+                assert [reply async for reply in stream]
+
     async with place.running() as port:
+        old = place.authority.pair.certificate
         place.token.write_text("another\n")
         (tmp_path / "new").mkdir()
         place.authority = Authority(tmp_path / "new", "new")
@@ -258,7 +327,13 @@ async def test_certificates_and_token_are_taken_over(place: Place, tmp_path: Pat
         place.pair.certificate.write_bytes(fresh.certificate.read_bytes())
         place.pair.key.write_bytes(fresh.key.read_bytes())
         await until(lambda: bool(place.clock.sleeping))
-        await place.clock.advance(RELOAD_SECONDS)
+        place.endless = True
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(cut_off, old, port)
+                await until(lambda: place.calls == 1)
+                await place.clock.advance(RELOAD_SECONDS)
+        place.endless = False
         assert len(await place.ask(port, token="another")) == 3
         with pytest.raises(RefusedError):
             await place.ask(port)

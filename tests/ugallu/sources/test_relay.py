@@ -1,6 +1,7 @@
 """Reading another process's bus: cuts, several servers, silence, and what a stranger is told."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ugallu.errors import PermanentError
 from ugallu.net.rpc import RELOAD_SECONDS
 from ugallu.settings import RelaySettings
 from ugallu.sources.bridge import SilentBridge
-from ugallu.sources.relay import SILENCE, RelayWatch, check
+from ugallu.sources.relay import HEALTHY_SECONDS, RESOLVE_SECONDS, SILENCE, RelayWatch, Server, check
 from ugallu.testing.audit import audit_record
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.relay import (
@@ -268,6 +269,49 @@ async def test_a_new_token_is_taken_over(secrets: Secrets) -> None:
             await until(lambda: "bearer" in late.intake.reasons.get("audit-bus", ""))
 
 
+class Noting(ManualClock):
+    """Notes how long it was asked to wait, and lets nobody wait but for names to be looked up again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds == RESOLVE_SECONDS:
+            await super().sleep(seconds)
+        self.waits.append(seconds)
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_a_stream_that_was_healthy_begins_its_backoff_anew(secrets: Secrets) -> None:
+    """W4: one poisoned event after a long healthy time costs half a second of blindness, not thirty."""
+    clock = Noting()
+    reader = Reader(secrets, [1, 2], clock=clock)
+    lives = [*([0.0] * 8), HEALTHY_SECONDS + 1, 0.0]
+    over = anyio.Event()
+
+    async def read(stream: Any, server: Server, done: anyio.Event) -> None:
+        if server.port == 1:
+            stream.connected = True
+            await anyio.sleep_forever()
+        if not lives:
+            over.set()
+            await anyio.sleep_forever()
+        clock._monotonic += lives.pop(0)
+        done.set()
+        stream.filled.set()
+
+    reader.relay._read = read  # type: ignore[method-assign]
+    async with anyio.create_task_group() as tg:
+        with anyio.fail_after(20):
+            tg.start_soon(reader.relay.run, partial(reader.bus.publish, AuditRecord), None)
+            await over.wait()
+        tg.cancel_scope.cancel()
+    assert clock.waits[7] > 20
+    assert clock.waits[8] < 1
+    assert clock.waits[9] < 2
+
+
 def test_silence_is_reported_once() -> None:
     """After two minutes without event or heartbeat; again after the next."""
     clock = ManualClock()
@@ -276,7 +320,7 @@ def test_silence_is_reported_once() -> None:
         consumer = "c"
         lost_since = None
 
-    from ugallu.sources.relay import Pulse, Server
+    from ugallu.sources.relay import Pulse
 
     relay = Relay()
     pulse = Pulse(clock)

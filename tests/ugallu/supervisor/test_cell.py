@@ -53,6 +53,14 @@ class Anything(Resource, frozen=True, kw_only=True):
     status: StepStatus = StepStatus()
 
 
+class HouseSettings(Resource, frozen=True, kw_only=True):
+    """As most configs are: in the namespace of this process."""
+
+    kind_info: ClassVar[Kind] = Kind("HouseSettings", "housesettings", namespaced=True)
+    spec: StepConfig = StepConfig()
+    status: StepStatus = StepStatus()
+
+
 class Every:
     observes = Seen
 
@@ -67,7 +75,7 @@ class Every:
 class Step(Operator[StepConfig]):
     name = "step"
     config = StepConfig
-    config_kind = StepSettings
+    config_kind: ClassVar[type[Resource] | None] = StepSettings
     emits = (TYPE,)
     grants = (Grant("security.ugallu.io", ("stepsettings/status",), ("patch",)),)
     closed: ClassVar[list[int]] = []
@@ -126,6 +134,23 @@ async def test_a_changed_config_serves_from_the_next_batch_on() -> None:
         assert await numbers(run) == [0, 10, 20, 25, 30, 35]
         assert Step.closed == [10]
     assert Step.closed == [10, 5]
+
+
+async def test_a_config_is_looked_for_where_the_process_lives() -> None:
+    """A namespaced config counts in the process's own namespace, and in no other."""
+
+    class InHouse(Step):
+        name = "in-house"
+        config_kind: ClassVar[type[Resource] | None] = HouseSettings
+
+    Step.closed.clear()
+    async with running(InHouse) as run:
+        for namespace, step in (("elsewhere", 3), ("ugallu-system", 7)):
+            metadata = Metadata(name="default", namespace=namespace)
+            await run.cluster.create(HouseSettings(metadata=metadata, spec=StepConfig(step=step)))
+        await run.process.supervisor.until(lambda: 10 in Step.closed)
+        await run.publish(*(Seen(n) for n in range(15)))
+        assert await numbers(run) == [0, 7, 14]
 
 
 @pytest.mark.parametrize(

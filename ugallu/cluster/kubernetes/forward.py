@@ -4,6 +4,7 @@ Source of the protocol: `k8s.io/kubelet/pkg/cri/streaming/portforward/websocket.
 channel and then data: 0 what the port says, 1 why it cannot be reached; each channel begins with the port, two bytes.
 """
 
+import contextlib
 from typing import Final
 
 import aiohttp
@@ -33,7 +34,9 @@ async def fetch(transport: Transport, target: Target, port: int, path: str, *, l
     try:
         with anyio.fail_after(WITHIN):
             async with transport.websocket(call, (V4,)) as socket:
-                await socket.send_bytes(bytes((_DATA,)) + asked)
+                # Where nobody listens the other side says so and closes, perhaps before we have asked.
+                with contextlib.suppress(ConnectionError):
+                    await socket.send_bytes(bytes((_DATA,)) + asked)
                 answer = await _answer(socket, limit, where)
     except TimeoutError as error:
         raise UnavailableError(f"no answer within {WITHIN:g} s", where=where) from error
