@@ -69,7 +69,9 @@ def folders(operators: Sequence[type[Operator[Any]]]) -> Iterator[Folder]:
     yield from _packs(operators)
     # The audit log has two roads; the webhook needs no rights on a node.
     roads = ("audit-file",)
-    yield _overlay("standard", [role for role in single if role.name not in roads])
+    # What the attestor keeps in a volume of its own nobody else reads back, so ttl comes with a store for both.
+    alone = (*roads, "ttl")
+    yield _overlay("standard", [role for role in single if role.name not in alone])
     yield _overlay("hardened", [role for role in double if role.name not in roads], strict=True)
     yield _overlay(cast.LOCAL, [together])
 
