@@ -142,13 +142,16 @@ async def test_a_config_is_looked_for_where_the_process_lives() -> None:
     class InHouse(Step):
         name = "in-house"
         config_kind: ClassVar[type[Resource] | None] = HouseSettings
+        grants = (Grant("security.ugallu.io", ("housesettings/status",), ("patch",)),)
 
     Step.closed.clear()
     async with running(InHouse) as run:
         for namespace, step in (("elsewhere", 3), ("ugallu-system", 7)):
             metadata = Metadata(name="default", namespace=namespace)
             await run.cluster.create(HouseSettings(metadata=metadata, spec=StepConfig(step=step)))
-        await run.process.supervisor.until(lambda: 10 in Step.closed)
+        view = run.process.cache.view(HouseSettings, namespace="ugallu-system")
+        with anyio.fail_after(10):
+            await view.until(lambda: any(found.status.conditions for found in view.items()))
         await run.publish(*(Seen(n) for n in range(15)))
         assert await numbers(run) == [0, 7, 14]
 
