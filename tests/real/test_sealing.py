@@ -55,6 +55,7 @@ async def test_events_are_sealed_keyless_into_a_locked_bucket(
     )
     store = open_store(worm, from_folder(tmp_path / "secrets" / "ugallu-worm-credentials"), SystemClock())
     await store._client._call("create_bucket", "", Bucket=worm.bucket, ObjectLockEnabledForBucket=True)
+    await store.prove()
     cluster = EmbeddedCluster.in_memory(clock=SystemClock())
     await cluster.create(attestor_config(sigstore, tmp_path, generation))
     await cluster.create(WORMConfig(metadata=Metadata(name="default", namespace=NAMESPACE), spec=worm))
@@ -120,7 +121,9 @@ async def verified(
     assert status.signature is not None
     assert status.signature.mode == "fulcio-keyless"
     assert status.signature.key_id.startswith(f"fulcio:{sigstore.issuer.identity}:")
-    assert (await store.stat(store.key(status.worm_ref.url))).lock is Lock.STORE  # type: ignore[union-attr]
+    stored = await store.stat(store.key(status.worm_ref.url))
+    assert stored is not None
+    assert stored.lock is Lock.STORE
     files = {
         "x.sigstore.json": await store.get(store.key(status.worm_ref.url)),
         "x.spec.json": await store.get(store.key(status.subject_ref.url)),
