@@ -390,7 +390,7 @@ AUDIT: Final = Group(
             Severity.CRITICAL,
             "No rule serves",
             "Audit events come and nothing looks at them.",
-            "`kubectl get sigmarules`; `kubectl apply -f examples/rules` brings the default pack.",
+            "`kubectl get sigmarules`; `kubectl apply --server-side -k manifests/overlays/rule-pack` brings some.",
         ),
         Alert(
             "UgalluAuditRuleDropping",
