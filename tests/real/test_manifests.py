@@ -14,6 +14,7 @@ from tests.rig.cluster import ApiServer, ControlPlane
 from tests.rig.ground import RigError
 from ugallu.api.kinds import KINDS
 from ugallu.api.meta import API_VERSION
+from ugallu.supervisor.registry import installed
 
 pytestmark = pytest.mark.real
 
@@ -22,8 +23,8 @@ OVERLAYS = ("local", "standard", "hardened")
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")
 GIVEN = {("ConfigMap", "kube-root-ca.crt")}
 """What a cluster has in every namespace."""
-USERS = {("Secret", "ugallu-audit-webhook-tls"), ("Secret", "ugallu-audit-webhook-token")}
-"""What a user brings; Pods start without."""
+USERS = {("Secret", name) for line in installed().values() for name in line.load().workload.secrets}
+"""What a user brings, as operators declare it; Pods start without."""
 
 Document = dict[str, Any]
 
@@ -119,11 +120,10 @@ def test_every_pod_is_hardened(api: ApiServer, overlay: str) -> None:
         assert "memory" in container["resources"]["limits"]
         assert {"startupProbe", "livenessProbe", "readinessProbe"} <= {*container}
         assert all("sizeLimit" in volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume)
-        (token,) = [volume["projected"] for volume in pod["volumes"] if "projected" in volume]
-        seconds = [
-            s["serviceAccountToken"]["expirationSeconds"] for s in token["sources"] if "serviceAccountToken" in s
-        ]
-        assert seconds == [1800]
+        sources = [s for volume in pod["volumes"] for s in volume.get("projected", {}).get("sources", [])]
+        tokens = [s["serviceAccountToken"] for s in sources if "serviceAccountToken" in s]
+        assert [token["expirationSeconds"] for token in tokens] == [1800] * len(tokens)
+        assert [token.get("audience", "") for token in tokens].count("") == 1, "one for the API server"
         if workload["spec"]["replicas"] > 1:
             assert pod["topologySpreadConstraints"]
     assert len(images) == 1
