@@ -77,6 +77,7 @@ class Attestor(Operator[Wanted]):
             attestor=author,
             again=again,
             alarm=alarms.failed,
+            under_way=turns.value.alone,
             clock=platform.clock,
             metrics=platform.metrics,
         )

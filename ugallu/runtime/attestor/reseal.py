@@ -65,10 +65,13 @@ class Reseal:
         attestor: statement.Attestor,
         again: Callable[[Key], Awaitable[None]],
         alarm: Callable[[str, UgalluError], Awaitable[None]],
+        under_way: set[str],
         clock: Clock,
         metrics: Metrics,
     ) -> None:
+        """`under_way` are the uids of bundles being sealed alone, by whichever Parts of this process."""
         self.stages = stages
+        self._under_way = under_way
         self.share: Sharing | None = None
         """Who seals bursts, if anybody does."""
         self._busy = 0
@@ -108,11 +111,17 @@ class Reseal:
 
     async def alone(self, mark: BundleMark) -> After | None:
         """As `reconcile`, for a bundle that has its statement for itself."""
+        uid = mark.metadata.uid
+        if uid in self._under_way:
+            # Two at once would stage two statements under one name.
+            return After(1.0)
+        self._under_way.add(uid)
         self._busy += 1
         try:
             return await self._look(mark)
         finally:
             self._busy -= 1
+            self._under_way.discard(uid)
 
     async def _look(self, mark: BundleMark) -> After | None:
         try:

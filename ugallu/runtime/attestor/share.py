@@ -54,6 +54,8 @@ class Turns:
         self.lanes = tuple(anyio.Lock() for _ in range(LANES))
         self.taken: set[str] = set()
         """Uids of bundles that a lane has."""
+        self.alone: set[str] = set()
+        """Uids of bundles that are being sealed alone."""
 
 
 class Share:
@@ -191,7 +193,11 @@ class Share:
 
         async def look(mark: BundleMark) -> None:
             try:
-                event = await find(self._cluster, mark)
+                # The cache may be behind: what a lane has just sealed would be sealed, and logged, a second time.
+                bundle = await self._cluster.get(AttestationBundle, mark.metadata.name)
+                if bundle.metadata.uid != mark.metadata.uid or not _untouched(bundle):
+                    return
+                event = await find(self._cluster, bundle)
                 if isinstance(event, SecurityEvent):
                     found[mark.metadata.uid] = event, statement.spec_bytes(event)
             except UgalluError:
@@ -342,6 +348,10 @@ class Share:
 
 def _part(stored: Stored, facts: Facts, member: Member) -> Stored:
     return Part(member.first, member.last).of(stored, facts.content)[0]
+
+
+def _untouched(bundle: AttestationBundle) -> bool:
+    return bundle.status.phase is None and not bundle.status.statement_digest
 
 
 def _cluster_id(mark: BundleMark) -> str:

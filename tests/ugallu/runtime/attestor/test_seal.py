@@ -707,3 +707,23 @@ async def test_two_legs_have_two_bundles_and_two_entries(tmp_path: Path) -> None
         for archive in status.bundles:
             content = await ports.store.get(ports.store.key(archive.url))
             assert at.reseal.stages.ports.check(content, subject=spec_bytes(await at.event())).ok
+
+
+async def test_two_who_look_at_one_bundle_seal_it_once(tmp_path: Path) -> None:
+    """Parts that come and Parts that go may look at once: the second waits, and there is one statement."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.enqueue.reconcile(await at.seen_event())
+        mark, outcomes = await at.seen_bundle(), []
+
+        async def look() -> None:
+            outcomes.append(await at.reseal.reconcile(mark))
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(look)
+            tg.start_soon(look)
+        assert outcomes == [After(1.0), None]
+        assert (await at.bundle()).status.phase is BundlePhase.SEALED
+        assert log_size(tmp_path) == 1

@@ -127,6 +127,29 @@ async def test_a_burst_shares_a_statement(tmp_path: Path) -> None:
         assert not share_of(at)._turns.taken
 
 
+async def test_a_cache_that_is_behind_logs_nobody_twice(tmp_path: Path) -> None:
+    """What a lane has sealed is not taken again because the cache still shows it as it was."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 3)
+    async with desk(tmp_path, cluster, clock) as at:
+        at.reseal._busy = 1000
+        for number in range(3):
+            await at.enqueue.reconcile(await at.seen_event(name(number)))
+        seen = [await at.seen_bundle(f"att-se-{name(number)}") for number in range(3)]
+        async with sharing(at):
+            for mark in seen:
+                await at.reseal.reconcile(mark)
+            await all_attested(at, 3)
+        async with sharing(at):
+            for mark in seen:
+                await at.reseal.reconcile(mark)
+            while share_of(at)._pool:
+                await anyio.lowlevel.checkpoint()
+        await prove(at)
+        assert log_size(tmp_path) == 1
+
+
 async def test_few_events_have_a_statement_each(tmp_path: Path) -> None:
     """Nobody waits for company: what comes while few are under way is sealed at once, alone."""
     clock = ManualClock()
