@@ -2,7 +2,7 @@
 
 import hashlib
 from bisect import insort
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -136,21 +136,45 @@ class Correlator:
                 return name
         return ""
 
-    def feed(self, case: Seen, at: float, rules: Sequence[str]) -> Iterator[Correlated]:
-        """Count an event that these rules match; yield what that proves."""
-        feeds, rank = self.links.feeds, self.links.rank
-        matches: dict[str, list[tuple[int, str]]] = {}
-        for rule in rules:
-            for correlation, reference in feeds[rule]:
-                matches.setdefault(correlation, []).append((reference, rule))
-        waiting = sorted(matches, key=rank) if len(matches) > 1 else list(matches)
-        while waiting:
-            name = waiting.pop(0)
+    def feed(self, case: Seen, at: float, rules: Sequence[str]) -> Iterable[Correlated]:
+        """Count an event that these rules match; return what that proves."""
+        feeds = self.links.feeds
+        if len(rules) == 1 and len(feeds[rules[0]]) == 1:
+            # The common case: one match counts in one correlation and proves nothing.
+            ((name, reference),) = feeds[rules[0]]
             member = self._members[name]
             if member.plan is None or (member.armed.exempt and self._excepted(member.armed, case)):
-                continue
-            for group, crossing in self._take(name, member.plan, case, at, matches[name]):
-                yield Correlated(member.armed, member.plan, group, crossing)
+                return ()
+            proven = self._take(name, member.plan, case, at, ((reference, rules[0]),))
+            return self._chained(case, at, {}, [(name, proven)]) if proven else ()
+        matches: dict[str, list[tuple[int, str]]] = {}
+        for rule in rules:
+            for name, reference in feeds[rule]:
+                matches.setdefault(name, []).append((reference, rule))
+        return self._chained(case, at, matches, [])
+
+    def _chained(
+        self,
+        case: Seen,
+        at: float,
+        matches: dict[str, list[tuple[int, str]]],
+        proven: list[tuple[str, Sequence[tuple[tuple[str, ...], Crossing]]]],
+    ) -> Iterator[Correlated]:
+        """Yield what is proven, and what that and these matches prove; crossings count in other correlations."""
+        feeds, rank = self.links.feeds, self.links.rank
+        waiting = sorted(matches, key=rank)
+        while proven or waiting:
+            if not proven:
+                name = waiting.pop(0)
+                member = self._members[name]
+                if member.plan is None or (member.armed.exempt and self._excepted(member.armed, case)):
+                    continue
+                proven.append((name, self._take(name, member.plan, case, at, matches[name])))
+            name, crossings = proven.pop()
+            member = self._members[name]
+            for group, crossing in crossings:
+                if member.plan is not None:
+                    yield Correlated(member.armed, member.plan, group, crossing)
                 for correlation, reference in feeds.get(name, ()):
                     if correlation not in matches:
                         insort(waiting, correlation, key=rank)
@@ -158,23 +182,32 @@ class Correlator:
 
     def _take(
         self, name: str, plan: "Plan", case: Seen, at: float, matches: Sequence[tuple[int, str]]
-    ) -> Iterator[tuple[tuple[str, ...], Crossing]]:
+    ) -> Sequence[tuple[tuple[str, ...], Crossing]]:
+        """Take an event into the windows of one correlation; return the groups that cross."""
+        if len(matches) == 1:
+            reference, rule = matches[0]
+            group = plan.group(reference, case, rule)
+            if group is None or not (tags := plan.tags(reference, case, rule)):
+                return ()
+            crossing = self._count(name, group, case, at, tags)
+            return () if crossing is None else ((group, crossing),)
         found: dict[tuple[str, ...], Sequence[int]] = {}
         for reference, rule in matches:
             group = plan.group(reference, case, rule)
             if group is not None and (tags := plan.tags(reference, case, rule)):
                 found[group] = [*found[group], *tags] if group in found else tags
+        taken = ((group, self._count(name, group, case, at, tags)) for group, tags in found.items())
+        return [(group, crossing) for group, crossing in taken if crossing is not None]
+
+    def _count(self, name: str, group: tuple[str, ...], case: Seen, at: float, tags: Sequence[int]) -> Crossing | None:
         groups = self._groups[name]
-        for group, tags in found.items():
-            key = group[0].encode("utf-8", "surrogatepass") if len(group) == 1 else msgspec.json.encode(group)
-            before = groups.bytes
-            mark = mark_of(case.record.audit_id)
-            crossing = groups.take(hashlib.blake2b(key, digest_size=KEY).digest(), at, tags, mark)
-            self.bytes += groups.bytes - before
-            if self.bytes > self._max_bytes:
-                self._make_room()
-            if crossing is not None:
-                yield group, crossing
+        key = group[0].encode("utf-8", "surrogatepass") if len(group) == 1 else msgspec.json.encode(group)
+        before = groups.bytes
+        crossing = groups.take(hashlib.blake2b(key, digest_size=KEY).digest(), at, tags, mark_of(case.record.audit_id))
+        self.bytes += groups.bytes - before
+        if self.bytes > self._max_bytes:
+            self._make_room()
+        return crossing
 
     def _make_room(self) -> None:
         """Forget groups of whichever correlation takes most room."""

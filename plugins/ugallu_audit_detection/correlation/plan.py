@@ -5,6 +5,7 @@ import itertools
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import msgspec
@@ -20,6 +21,8 @@ from ugallu_audit_detection.sigma.view import RecordView
 MAX_SPAN: Final = 24 * 3600
 MAX_COUNT: Final = 10_000
 MAX_CHAINS: Final = 32
+MAX_KNOWN: Final = 256
+"""Characters of a value whose digest is remembered: most values come again and again."""
 MAX_VALUES: Final = 64
 """Values of one event that are counted."""
 RULE: Final = "ugallu.rule"
@@ -83,9 +86,11 @@ class Plan:
         """Return what tells matches apart in the window: values that are counted, else the rule."""
         if not self.values:
             return (reference,)
-        columns = [read(view, rule)[:MAX_VALUES] for read in self.values[reference]]
-        if len(columns) == 1:
-            return [_digest(text) for text in columns[0]]
+        readers = self.values[reference]
+        if len(readers) == 1:
+            texts = readers[0](view, rule)
+            return (_digest(texts[0]),) if len(texts) == 1 else [_digest(text) for text in texts[:MAX_VALUES]]
+        columns = [read(view, rule)[:MAX_VALUES] for read in readers]
         return [_digest(msgspec.json.encode(each).decode()) for each in itertools.product(*columns)][:MAX_VALUES]
 
 
@@ -139,6 +144,11 @@ def _fingerprint(document: upstream.Correlation) -> str:
 
 
 def _digest(text: str) -> int:
+    return _known_digest(text) if len(text) <= MAX_KNOWN else _known_digest.__wrapped__(text)
+
+
+@lru_cache(maxsize=4096)
+def _known_digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
@@ -186,7 +196,7 @@ def _window(
     wanted = _wanted(document, here)
     holds = _OPERATORS[document.op]
     if document.type == "event_count":
-        return Counting(span, holds, wanted)
+        return Counting(span, holds, wanted, least={"gte": wanted, "gt": wanted + 1, "eq": wanted}.get(document.op, 1))
     if document.type in ("value_count", "temporal"):
         monotone = document.op in ("gte", "gt")
         return Distinct(

@@ -82,10 +82,12 @@ class Counting:
 
     _entry = Struct("<d16s")
 
-    def __init__(self, span: float, holds: Callable[[int, int], bool], wanted: int) -> None:
+    def __init__(self, span: float, holds: Callable[[int, int], bool], wanted: int, *, least: int) -> None:
         self._span = span
         self._holds = holds
         self._wanted = wanted
+        self._least = _AFTER_HEAD + least * self._entry.size
+        """A state that is smaller holds fewer matches than any window must."""
         self._most = wanted + 2
         """No condition tells more of them apart."""
 
@@ -100,13 +102,14 @@ class Counting:
         size = self._entry.size
         place = _place(state, at, size)
         state = _put(state, place, self._entry.pack(at, mark))
-        excess = len(state) - _AFTER_HEAD - self._most * size
-        cut = max(excess, 0)
+        cut = max(len(state) - _AFTER_HEAD - self._most * size, 0)
         while _moment(state, _AFTER_HEAD + cut)[0] < floor - self._span:
             cut += size
         if cut:
             state = state[:_AFTER_HEAD] + state[_AFTER_HEAD + cut :]
             place = max(place - cut, _AFTER_HEAD)
+        if len(state) < self._least:
+            return state, None
         for end, start, stop in _windows(state, place, at, size, self._span):
             if end <= crossed + self._span:
                 continue
@@ -145,7 +148,7 @@ class Distinct:
             return state, None
         size = self._entry.size
         for tag in tags:
-            state = self._thinned(_put(state, _place(state, at, size), self._entry.pack(at, mark, tag)), tag)
+            state = self._with(state, at, mark, tag)
         cut = max(len(state) - _AFTER_HEAD - self._most * size, 0)
         while _AFTER_HEAD + cut < len(state) and _moment(state, _AFTER_HEAD + cut)[0] < floor - self._span:
             cut += size
@@ -169,24 +172,35 @@ class Distinct:
         """See `Window`."""
         return _newest(state, _AFTER_HEAD, self._entry.size)
 
-    def _thinned(self, state: bytes, tag: int) -> bytes:
-        """Leave out what no window needs: of three matches with one tag inside a timespan, the one in the middle."""
-        size, wanted = self._entry.size, self._tag.pack(tag)
-        same: list[int] = []
-        found = state.find(wanted, _AFTER_HEAD + 24)
-        while found >= 0:
-            if (found - _AFTER_HEAD - 24) % size == 0:
-                same.append(found - 24)
-                found += size - 1
-            found = state.find(wanted, found + 1)
-        if len(same) < 3:
-            return state
+    def _with(self, state: bytes, at: float, mark: Mark, tag: int) -> bytes:
+        """Return the state with a match more, and without what no window needs.
+
+        That is, of three matches with one tag inside a timespan, the one in the middle.
+        """
+        size, entry, wanted = self._entry.size, self._entry.pack(at, mark, tag), self._tag.pack(tag)
+        place = _place(state, at, size)
+        if place < len(state):
+            return self._thinned(_put(state, place, entry), wanted)
+        middle = _same(state, wanted, len(state), size)
+        if middle >= 0:
+            first = _same(state, wanted, middle, size)
+            if first >= 0 and at - _moment(state, first)[0] <= self._span:
+                return state[:middle] + state[middle + size :] + entry
+        return state + entry
+
+    def _thinned(self, state: bytes, wanted: bytes) -> bytes:
+        size, same, offset = self._entry.size, list[int](), len(state)
+        while (offset := _same(state, wanted, offset, size)) >= 0:
+            same.append(offset)
+        # From the newest to the oldest, so that what is left out moves none of those still to be looked at.
         times = [_moment(state, offset)[0] for offset in same]
-        for middle in range(len(same) - 2, 0, -1):
-            if times[middle + 1] - times[middle - 1] <= self._span:
-                offset = same[middle]
-                state = state[:offset] + state[offset + size :]
+        middle = 1
+        while middle < len(same) - 1:
+            if times[middle - 1] - times[middle + 1] <= self._span:
+                state = state[: same[middle]] + state[same[middle] + size :]
                 del times[middle], same[middle]
+            else:
+                middle += 1
         return state
 
 
@@ -238,7 +252,7 @@ class Ordered:
             return state, None
         size = self._entry.size
         mask = 1 << tags[0] if len(tags) == 1 else sum(1 << tag for tag in set(tags))
-        place = _place(state, at, size, begin=self._begin)
+        place = _place(state, at, size, self._begin)
         late = place < len(state)
         state = _put(state, place, self._entry.pack(at, mark, mask))
         progress = list(self._progress.unpack_from(state, self._settled if late else self._now))
@@ -318,7 +332,7 @@ def _put(state: bytes, place: int, entry: bytes) -> bytes:
     return state + entry if place == len(state) else state[:place] + entry + state[place:]
 
 
-def _place(state: bytes, at: float, size: int, *, begin: int = _AFTER_HEAD) -> int:
+def _place(state: bytes, at: float, size: int, begin: int = _AFTER_HEAD) -> int:
     """Return where a match at this time belongs: behind all that are not later."""
     place = len(state)
     while place > begin and _moment(state, place - size)[0] > at:
@@ -360,6 +374,14 @@ def _later_windows(state: bytes, place: int, at: float, size: int, span: float) 
             stop += size
         yield end, _first_at(state, end - span, size), stop
         place = stop
+
+
+def _same(state: bytes, tag: bytes, before: int, size: int) -> int:
+    """Return where the last match before an offset stands that ends in this tag, -1 where none does."""
+    found = state.rfind(tag, _AFTER_HEAD, before)
+    while found >= 0 and (found + len(tag) - _AFTER_HEAD) % size:
+        found = state.rfind(tag, _AFTER_HEAD, found + len(tag) - 1)
+    return found + len(tag) - size if found >= 0 else -1
 
 
 def _newest(state: bytes, begin: int, size: int) -> float:
