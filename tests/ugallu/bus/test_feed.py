@@ -123,6 +123,30 @@ def test_what_the_cap_drops_is_told() -> None:
     assert one.lanes["c"].dropped == {RATE: 8}
 
 
+def test_a_heartbeat_takes_nothing_away() -> None:
+    """W2: who resumes behind a heartbeat is still told what its cap has dropped before it."""
+    one = feed(consumer(cap=1))
+    cursor = one.subscribe("c")
+    offer(one, 1, 2, 3)
+    assert ids(cursor) == ["1"]
+    beat = cursor.sequence
+    assert beat == 1, "two events lie behind it that were not told of"
+    cursor.close()
+    again = one.subscribe("c", after=beat, instance=one.instance)
+    one._clock._monotonic += 1  # type: ignore[attr-defined]
+    offer(one, 4)
+    assert [(event.audit_id, event.dropped_before) for event in taken(again)] == [("4", 2)]
+
+
+def test_a_heartbeat_moves_on_where_nothing_is_missing() -> None:
+    """What a filter keeps back is nobody's loss, so a stream that is cut later need not ask for it again."""
+    one = feed()
+    cursor = one.subscribe("c")
+    one.offer([audit_record(stage="RequestReceived")] * 5)
+    assert ids(cursor) == []
+    assert cursor.sequence == 5
+
+
 def test_a_cap_is_shared_by_the_streams_of_a_consumer() -> None:
     """W6: who opens a second stream gets no second budget."""
     one = feed(consumer(cap=3))

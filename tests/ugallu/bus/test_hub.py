@@ -76,6 +76,20 @@ async def test_insecure_does_not_take_away_what_there_is(secrets: Secrets) -> No
             assert hub.streams == 0
 
 
+async def test_streams_know_why_they_end(secrets: Secrets) -> None:
+    """W5: at the end each is told to come back, at once; none is waited for."""
+    clock = SystemClock()
+    hub = make_hub(secrets.folder, clock=clock)
+    async with wired(0) as wire:
+        reader = Reader(secrets, [wire.port], clock=clock)
+        async with reader.reading():
+            async with served(hub, bus_settings(), CONSUMERS) as port:
+                wire.target = port
+                await until(lambda: hub.streams == 1)
+            await until(lambda: "audit-bus" in reader.intake.reasons)
+            assert "the server is stopping" in reader.intake.reasons["audit-bus"]
+
+
 async def test_a_change_of_settings_loses_nothing(secrets: Secrets) -> None:
     """Streams end, come back behind what they have, and the feed goes on: its numbers, its replay."""
     clock = SystemClock()
