@@ -139,9 +139,12 @@ class Reseal:
         while (stage := next_stage(bundle.status)) is not Stage.DONE:
             began = self._clock.monotonic()
             try:
-                if draft is None:
-                    draft = Draft() if stage is Stage.STATEMENT else await self._staged(bundle)
-                draft, changes = await self._steps[stage](bundle, draft)
+                if stage is Stage.ARCHIVE and bundle.status.sealed_at is not None:
+                    changes = await self._reseal(bundle)
+                else:
+                    if draft is None:
+                        draft = Draft() if stage is Stage.STATEMENT else await self._staged(bundle)
+                    draft, changes = await self._steps[stage](bundle, draft)
             except CLUSTER_ERRORS:
                 raise
             except UgalluError as error:
@@ -211,6 +214,15 @@ class Reseal:
         changes = said.sealed(archived, archived.subject, self._now())
         return draft, {**changes, "conditions": self.conditions(bundle, "Archived", *said.kept(archived))}
 
+    async def _reseal(self, bundle: AttestationBundle) -> dict[str, Any]:
+        """Seal again what was sealed and failed a check since: its draft is gone, its evidence may be back."""
+        await self._confirm(bundle)
+        conditions = self.conditions(bundle, "Archived", "ReadBack", "read back and verified again")
+        return {"phase": BundlePhase.SEALED, "nextAttemptAt": None, "conditions": conditions}
+
+    async def _confirm(self, bundle: AttestationBundle) -> None:
+        await confirm_in(self.stages.store, lambda b, s: self.stages.ports.check(b, subject=s), bundle)
+
     async def _settle(self, bundle: AttestationBundle, *, proven: bool) -> After | None:
         """Tell the event; a bundle that was sealed before a crash is settled by the pass after it, and proven anew.
 
@@ -227,7 +239,7 @@ class Reseal:
             return None
         if not proven:
             try:
-                await confirm_in(self.stages.store, lambda b, s: self.stages.ports.check(b, subject=s), bundle)
+                await self._confirm(bundle)
             except UgalluError as error:
                 return await self.failed(bundle, Stage.ARCHIVE, error)
         await self._clear(bundle)
@@ -264,7 +276,9 @@ class Reseal:
             changes |= {"phase": BundlePhase.FAILED, "nextAttemptAt": None}
         else:
             changes["nextAttemptAt"] = self._now() + dt.timedelta(seconds=delay)
-            if isinstance(error, PermanentError) or attempts >= PATIENCE:
+            # What is sealed stays so while the store is only away.
+            patient = attempts >= PATIENCE and status.phase is not BundlePhase.SEALED
+            if isinstance(error, PermanentError) or patient:
                 changes["phase"] = BundlePhase.FAILED
         if changes.get("phase") is BundlePhase.FAILED and status.phase is not BundlePhase.FAILED:
             self.count(bundle, "failed")

@@ -16,8 +16,10 @@ from ugallu.api.marks import EventMark
 from ugallu.cluster.port import Cluster, UnavailableError, list_all
 from ugallu.errors import TransientError
 from ugallu.evidence.ports import IntegrityError
+from ugallu.evidence.seal import PATIENCE
 from ugallu.evidence.share import MAX_BYTES, OVERHEAD, fitting, pack
 from ugallu.evidence.statement import MAX_SUBJECTS, spec_bytes
+from ugallu.operator.contract import After
 from ugallu.runtime.attestor.proof import confirm_in
 from ugallu.runtime.attestor.share import Share
 from ugallu.testing.clock import ManualClock
@@ -321,3 +323,48 @@ async def test_a_cluster_that_fails_now_and_then_is_outlasted(tmp_path: Path) ->
                     break
             assert not pending
         assert cluster.faults
+
+
+async def test_what_was_sealed_stays_so_while_the_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that cannot be made demotes nothing; one that failed for a while is made again, though the draft is gone."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 2)
+    async with desk(tmp_path, cluster, clock) as at:
+        await burst(at, 2)
+        async with sharing(at):
+            await all_attested(at, 2)
+        at.reseal._busy = 0
+        await cluster.patch_status(SecurityEvent, name(0), {"phase": None, "attestationDigest": None})
+        await at.cache.view(EventMark).until(lambda: not _attested(at, 0))
+
+        async def away(_: str) -> bytes:
+            raise TransientError("no route to the store")
+
+        bundle = f"att-se-{name(0)}"
+        with monkeypatch.context() as patch:
+            patch.setattr(at.reseal.stages.store, "get", away)
+            for _ in range(PATIENCE + 2):
+                again = await at.reseal.reconcile(await at.seen_bundle(bundle))
+                assert isinstance(again, After)
+                await clock.advance(again.seconds)
+        assert (await at.bundle(bundle)).status.phase is BundlePhase.SEALED
+        (pack,) = (tmp_path / "evidence/store/objects").rglob("*.spec.jsonl")
+        whole = pack.read_bytes()
+        pack.write_bytes(b"x" + whole[1:])
+        again = await at.reseal.reconcile(await at.seen_bundle(bundle))
+        assert isinstance(again, After)
+        assert (await at.bundle(bundle)).status.phase is BundlePhase.FAILED
+        pack.write_bytes(whole)
+        await clock.advance(again.seconds)
+        assert await at.reseal.reconcile(await at.seen_bundle(bundle)) is None
+        assert (await at.bundle(bundle)).status.phase is BundlePhase.SEALED
+        assert (await at.event(name(0))).status.phase is EventPhase.ATTESTED
+        await prove(at)
+
+
+def _attested(at: Desk, number: int) -> bool:
+    event = at.cache.view(EventMark).get(name(number))
+    return event is not None and event.status.phase is EventPhase.ATTESTED
