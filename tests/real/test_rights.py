@@ -204,7 +204,9 @@ RESULTS: Final = {
 def collect(at: Installed) -> None:
     """Have ttl collect an object of each kind: what is medium, a response to it, bundles, runs and their results."""
     api = at.api
-    event, other = [event["metadata"] for event in at.events() if event["spec"]["severity"] == "medium"][:2]
+    by_type = {event["spec"]["type"]: event for event in at.events()}
+    other = by_type["HostPathMount"]["metadata"]
+    event = next(event for event in by_type.values() if event["spec"]["severity"] == "medium")["metadata"]
     spec = {
         "securityEventRef": {"name": event["name"], "uid": event["uid"]},
         "responder": {"kind": "Operator", "name": "ugallu-forensics"},

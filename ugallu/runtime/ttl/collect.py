@@ -55,7 +55,7 @@ class Collect:
         self._count_overdue(item, over=not isinstance(verdict, Keep))
         if isinstance(verdict, Keep):
             await self._clear(item)
-            return After(RELOOK if verdict.until is None else self._pause(verdict.until))
+            return After(self._until_parted(item) if verdict.until is None else self._pause(verdict.until))
         if isinstance(verdict, Stay):
             return await self._stay(item, verdict)
         if self._desk.safe is None:
@@ -103,6 +103,11 @@ class Collect:
         if changes:
             await desk.annotate(item, changes)
         return bool(changes)
+
+    @staticmethod
+    def _until_parted(item: Resource) -> float:
+        """Return when to look again at what has no end yet: soon at a bundle whose event is about to go."""
+        return SETTLE if isinstance(item, Bundle) and notes.PARENT_ENDED in item.metadata.annotations else RELOOK
 
     def _pause(self, until: dt.datetime) -> float:
         return max(1.0, min(RELOOK, self._desk.after(until)))

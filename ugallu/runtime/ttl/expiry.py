@@ -12,7 +12,7 @@ import msgspec
 
 from ugallu.runtime.ttl.notes import Notes
 
-SETTLE = 60.0
+SETTLE = 30.0
 """Seconds between archiving and deletion: in which a hold that was just set is still seen."""
 TOLERANCE = 60.0
 """Seconds by which clocks may differ without anybody doubting them."""

@@ -12,7 +12,7 @@ HOUR = 3600.0
 
 
 async def test_t9_an_event_is_archived_read_back_and_deleted(tmp_path: Path) -> None:
-    """After six hours an info event is copied, said to be Archived, listed, and a minute later gone; its bundle stays."""
+    """After six hours an info event is copied, said to be Archived, listed, and half a minute later gone; its bundle stays."""
     clock = ManualClock()
     cluster = memory_cluster(clock)
     async with lifecycle(tmp_path, cluster, clock) as at:

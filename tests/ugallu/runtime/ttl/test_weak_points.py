@@ -77,6 +77,9 @@ async def test_t3_a_bundle_outlives_its_event_by_its_grace(tmp_path: Path) -> No
         assert NOTE not in await at.notes(bundle)
         await clock.advance(DAY)
         assert await at.through(event)
+        # It was told before its event went, and nothing tells it that it has: it looks again soon.
+        soon = await at.look(bundle)
+        assert soon is not None
         await clock.advance(6.9 * DAY)
         assert not await at.through(bundle)
         await clock.advance(0.2 * DAY)
