@@ -3,8 +3,9 @@
     python -m benchmarks.correlation [--events N] [--groups N] [--rounds N] [--quick]
 
 Bars: 200,000 matches a second and 512 bytes a group, for each type of correlation. Rates are per CPU second, the median
-of the rounds, with garbage collection as in the product; bytes are what the process holds more once all groups are live, divided by the groups. The last lines are
-the whole engine with one rule that everything matches and nobody hears of, with and without a correlation over it.
+of the rounds, garbage collection as in the product, every caller seen for the first time; bytes are what the process
+holds more once all groups are live, divided by the groups. The last line is the whole engine with one rule that
+everything matches and nobody hears of: hidden by an exception, or counted in a correlation.
 """
 
 import argparse
