@@ -232,3 +232,37 @@ def test_the_loader_takes_anything(detection: Any, source: Any, extra: dict[str,
     text = json.dumps({"title": "t", "logsource": source, "detection": detection, **extra})
     with contextlib.suppress(RuleError):
         compile_rule("r", SigmaRuleSpec(sigma=text, emit=EMIT)).matches(AuditRecord(verb="s"))
+
+
+WEDNESDAY: dict[str, Any] = {
+    "verb": "create",
+    "stageTimestamp": "2026-11-25T22:31:00Z",
+    "userAgent": "d2hvYW1p",
+    "user": {"username": "Alice", "groups": ["a", "b"]},
+}
+TWO = {"a": {"verb": "delete"}, "b": {"verb": "create"}}
+
+
+@pytest.mark.parametrize(
+    ("detection", "expected"),
+    [
+        *(({"s": {f"stageTimestamp|{part}": number}, "condition": "s"}, True)
+          for part, number in {"minute": 31, "hour": 22, "day": 25, "week": 48, "month": 11, "year": 2026}.items()),
+        ({"s": {"userAgent|base64": "whoami"}, "condition": "s"}, True),
+        ({"s": {"userAgent|wide|base64offset|contains": "whoami"}, "condition": "s"}, False),
+        ({"s": {"objectRef.namespace": []}, "condition": "s"}, True),
+        ({"s": {"user.groups|neq": "b"}, "condition": "s"}, False),
+        ({**TWO, "condition": "any of them"}, True),
+        ({**TWO, "condition": "all of them"}, False),
+        ({"p_a": TWO["a"], "p_b": TWO["b"], "condition": "1 of p_*"}, True),
+        ({"a": TWO["a"], "_b": TWO["b"], "condition": "1 of them"}, False),
+        ({**TWO, "condition": ["a", "b"]}, True),
+        ({**TWO, "condition": "b or b and a"}, True),
+        ({**TWO, "condition": "not b or a"}, False),
+    ],
+)  # fmt: skip
+def test_constructs_that_few_rules_use(detection: dict[str, Any], expected: bool) -> None:
+    """Parts of a time, encodings, empty lists, counts of selections, lists of conditions, precedence."""
+    text = json.dumps({"title": "t", "logsource": SOURCE, "detection": detection})
+    record = msgspec.json.decode(json.dumps(WEDNESDAY), type=AuditRecord)
+    assert compile_rule("r", SigmaRuleSpec(sigma=text, emit=EMIT)).matches(record) is expected
