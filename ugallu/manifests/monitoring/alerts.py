@@ -462,6 +462,15 @@ EVIDENCE: Final = Group(
             "`kubectl get pods -n ugallu-system -l app.kubernetes.io/component=attestor` and its `/readyz`.",
         ),
         Alert(
+            "UgalluEvidenceChanged",
+            'sum(increase(ugallu_attestor_reverified_total{outcome="failed"}[1h])) > 0',
+            "0m",
+            Severity.CRITICAL,
+            "Evidence that was sealed does not verify any more",
+            "It was changed, or is gone, or its key is not known any more: somebody had a hand in it, or a disk.",
+            "The attestor's log names the bundle; keep the store as it is, and compare with `ugallu verify`.",
+        ),
+        Alert(
             "UgalluWormPutFailing",
             _grew('ugallu_worm_put_total{outcome="failed"}', "15m", "class"),
             "5m",
