@@ -47,10 +47,40 @@ IN_RESERVE: Final = {
         ("security.ugallu.io", kind.kind_info.plural, "list"): "for servers that stream no lists (WatchList)"
         for kind in COLLECTED
     },
+    **{
+        (
+            group,
+            plural,
+            verb,
+        ): "for rules that ask which Pod is entered and which rights are behind it: none of these does"
+        for group, plural in (
+            ("", "pods"),
+            ("rbac.authorization.k8s.io", "roles"),
+            ("rbac.authorization.k8s.io", "rolebindings"),
+            ("rbac.authorization.k8s.io", "clusterroles"),
+            ("rbac.authorization.k8s.io", "clusterrolebindings"),
+        )
+        for verb in ("list", "watch")
+    },
+    **{
+        ("security.ugallu.io", *right): "for an attestor with services of its own; this one seals locally"
+        for right in (
+            ("wormconfigs", "list"),
+            ("wormconfigs", "watch"),
+            ("attestorconfigs", "list"),
+            ("attestorconfigs/status", "patch"),
+        )
+    },
     ("security.ugallu.io", "eventresponses/status", "patch"): "says that it cannot go, after seven tries in vain",
     ("security.ugallu.io", "attestationbundles/status", "patch"): "says that it cannot go, after seven tries in vain",
 }
 """Rights that a run need not use, each with its reason."""
+IN_RESERVE_OF: Final[dict[type[Any], dict[tuple[str, str, str], str]]] = {
+    Attestor: {("security.ugallu.io", "securityevents", "create"): "tells what is wrong with evidence, and nothing is"},
+    Backpressure: {
+        ("security.ugallu.io", "securityevents", "get"): "reads back what stands under a name that is taken"
+    },
+}
 ROLES: Final = {
     Attestor: "attestor", AuditDetection: "audit-detection", Backpressure: "backpressure", TTL: "ttl",
 }  # fmt: skip
@@ -271,7 +301,7 @@ def press(at: Installed) -> None:
     at.api.wait("a level in the ConfigMap", said, 60)
     at.api.wait("an event about it", lambda: told(at, "EtcdBackpressureHigh"), 60)
     heard = at.roles["audit-detection"].log
-    at.api.wait("every emitter hears of it", lambda: '"level": "yellow"' in heard.read_text(), 60)
+    at.api.wait("every emitter hears of it", lambda: '"now":"yellow"' in heard.read_text(), 60)
 
 
 def told(at: Installed, type_: str) -> bool:
@@ -291,8 +321,8 @@ def test_the_attack_is_found_and_sealed(installed: Installed) -> None:
     lines = installed.api.kubectl("get", "securityevents").splitlines()
     assert lines[0].split() == ["NAME", "CLASS", "TYPE", "SEVERITY", "PHASE", "SUBJECT", "AGE"]
     assert any({"ClusterAdminGranted", "critical", "Attested", "web"} <= set(line.split()) for line in lines)
-    names = [event["spec"]["source"]["name"] for event in installed.events()]
-    assert set(names) == {"ugallu-audit-detection"}
+    names = {event["spec"]["source"]["name"] for event in installed.events() if event["spec"]["class"] == "Detection"}
+    assert names == {"ugallu-audit-detection"}
     uid = json.loads(installed.api.kubectl("get", "namespace", "kube-system", "-o", "json"))["metadata"]["uid"]
     assert {event["spec"]["clusterIdentity"]["clusterID"] for event in installed.events()} == {uid}
 
@@ -329,7 +359,7 @@ def test_no_right_is_granted_in_vain(installed: Installed, kind: type[Any]) -> N
     }
     used |= {("", event["requestURI"], event["verb"]) for event in installed.requests(USERS[kind])}
     unused = {right for grant in rights(kind) for right in spelled(grant)} - used
-    assert unused - set(IN_RESERVE) == set()
+    assert unused - set(IN_RESERVE) - set(IN_RESERVE_OF.get(kind, {})) == set()
 
 
 def spelled(grant: Grant) -> set[tuple[str, str, str]]:
@@ -344,8 +374,14 @@ def test_a_role_at_rest_asks_less_than_once_a_second(installed: Installed, kind:
     ]
     times = sorted(event["stageTimestamp"] for event in asked)
     writes = [event for event in asked if event["verb"] in ("create", "patch")]
-    # Everything that was ever asked: a start, and what each event costs. There is no polling in it.
-    assert len(asked) - len(writes) < 20 + 3 * len(installed.events()), times
+    made = {
+        event["objectRef"]["name"]
+        for event in installed.api.audit()
+        if event["verb"] == "create"
+        and event.get("objectRef", {}).get("resource") in ("securityevents", "attestationbundles")
+    }
+    # Everything that was ever asked: a start, and what each fact and bundle cost. There is no polling in it.
+    assert len(asked) - len(writes) < 20 + 2 * len(made), times
 
 
 def test_doctor_finds_the_cluster_well(installed: Installed) -> None:
@@ -380,7 +416,7 @@ def test_a_server_that_is_killed_again_and_again_costs_nothing(installed: Instal
         return sorted(sealed) == names
 
     api.wait("each found and sealed once", told, 90)
-    assert [role.process.poll() for role in installed.roles.values()] == [None, None]
+    assert [role.process.poll() for role in installed.roles.values()] == [None] * len(installed.roles)
 
 
 def test_doctor_names_what_was_changed(installed: Installed) -> None:

@@ -126,7 +126,7 @@ class Follower:
                 self._news = anyio.Event()
                 level = self.level()
                 if level is not None and level is not self._current():
-                    self._log.warning("backpressure", level=level.value, before=self._current().value)
+                    self._log.warning("backpressure", now=level.value, before=self._current().value)
                     await self._press(level)
                 await self._wait()
         finally:

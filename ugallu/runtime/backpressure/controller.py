@@ -118,7 +118,7 @@ class Controller:
             self._metrics.count(
                 "ugallu_backpressure_transitions_total", 1.0, **{"from": before.value, "to": level.value}
             )
-            self._log.warning("backpressure", level=level.value, before=before.value, signals=signals)
+            self._log.warning("backpressure", now=level.value, before=before.value, signals=signals)
             if _RANK[level] > _RANK[before]:
                 await self._report(level, signals)
         return Word(level, pressure, reading.used_bytes, now)
