@@ -232,11 +232,11 @@ RESULTS: Final = {
 
 
 def collect(at: Installed) -> None:
-    """Have ttl collect an object of each kind: what is medium, a response to it, bundles, runs and their results."""
+    """Have ttl collect an object of each kind: what is as grave as a plain call, a response to it, bundles, runs and their results."""
     api = at.api
     by_type = {event["spec"]["type"]: event for event in at.events()}
     other = by_type["HostPathMount"]["metadata"]
-    event = next(event for event in by_type.values() if event["spec"]["severity"] == "medium")["metadata"]
+    event, severity = by_type["KubernetesAPICall"]["metadata"], by_type["KubernetesAPICall"]["spec"]["severity"]
     spec = {
         "securityEventRef": {"name": event["name"], "uid": event["uid"]},
         "responder": {"kind": "Operator", "name": "ugallu-forensics"},
@@ -271,7 +271,7 @@ def collect(at: Installed) -> None:
     api.wait("that nothing is configured is told", lambda: told(at, "TTLConfigMissing"), 60)
     brief = {"backupVerify": "1s", "complianceScan": "1s", "confidentialAttestation": "1s", "seccompTraining": "1s"}
     windows = {
-        "securityEvent": {"medium": "1s"},
+        "securityEvent": {severity: "1s"},
         "eventResponse": {"strategy": "constant", "constant": "1s"},
         "attestationBundle": {"grace": "1s"},
         "results": brief,
