@@ -1,16 +1,17 @@
 """An AttestorConfig and a WORMConfig, real services behind them: what is in the bucket verifies with stock cosign."""
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
 import pytest
+import structlog
 
 from tests.rig.evidence.stack import Sigstore
 from tests.rig.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 from ugallu.api.bundle import AttestationBundle, AttestationBundleStatus, BundlePhase
-from ugallu.api.event import EventPhase, SecurityEvent
+from ugallu.api.event import ClusterIdentity, EventPhase, SecurityEvent
 from ugallu.api.k8s import LocalObjectReference
 from ugallu.api.meta import Metadata
 from ugallu.api.platform import (
@@ -27,13 +28,21 @@ from ugallu.api.platform import (
 from ugallu.clock import SystemClock
 from ugallu.cluster.embedded.cluster import EmbeddedCluster
 from ugallu.cluster.port import list_all
+from ugallu.errors import RefusedError
 from ugallu.evidence import statement
 from ugallu.evidence.ports import Lock
 from ugallu.evidence.stores.s3 import S3Store, from_folder, open_store
+from ugallu.metrics import Metrics
+from ugallu.operator.platform import Platform
 from ugallu.runtime.attestor.operator import Attestor
+from ugallu.runtime.ttl.archive import Archive
+from ugallu.runtime.ttl.marks import whole
+from ugallu.runtime.ttl.vault import vault
 from ugallu.settings import Settings
+from ugallu.testing.cluster import running_cache
 from ugallu.testing.evidence import make_event
 from ugallu.testing.harness import running
+from ugallu.testing.lifecycle import Heard
 
 pytestmark = pytest.mark.real
 
@@ -68,8 +77,48 @@ async def test_events_are_sealed_keyless_into_a_locked_bucket(
     assert len(bundles) == 5
     for bundle in bundles[:2]:
         await verified(bundle.status, store, cosign, sigstore, tmp_path / bundle.metadata.name)
+    await proven_by_another(cluster, settings, bundles, tmp_path / "other")
     await store.aclose()
     await cluster.close()
+
+
+async def proven_by_another(
+    cluster: EmbeddedCluster, settings: Settings, bundles: Sequence[AttestationBundle], folder: Path
+) -> None:
+    """What ttl does in a Pod of its own: it verifies with the mounted root, copies into the bucket, and holds."""
+    async with running_cache(cluster) as cache, anyio.create_task_group() as tasks:
+        platform = Platform(
+            identity=ClusterIdentity(cluster_name="test", cluster_id="test"),
+            cluster=cluster,
+            cache=cache,
+            emitter=Heard(),
+            clock=SystemClock(),
+            log=structlog.get_logger(),
+            metrics=Metrics(),
+            settings=settings,
+            namespace=NAMESPACE,
+            state=folder,
+        )
+        found = vault(platform)
+        for service in found.services:
+            tasks.start_soon(service.run)
+        configs = cache.view(WORMConfig, namespace=NAMESPACE, fields="metadata.name=default")
+        await configs.synced()
+        await anyio.wait_all_tasks_blocked()
+        for bundle in bundles:
+            await found.confirm(bundle)
+        item = await cluster.get(whole(SecurityEvent.kind_info), bundles[0].spec.attested_for.name)
+        archive = Archive(found.store, found.until, platform.clock)
+        key = await archive.save(item, "test")
+        await archive.hold([key], on=True)
+        stored = await found.store.stat(key)
+        assert stored is not None
+        assert (stored.held, stored.lock) == (True, Lock.STORE)
+        with pytest.raises(RefusedError):
+            await found.store.drop(key)
+        await archive.hold([key], on=False)
+        found.close()
+        tasks.cancel_scope.cancel()
 
 
 def mounted(folder: Path, sigstore: Sigstore) -> Settings:

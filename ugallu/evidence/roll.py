@@ -1,5 +1,6 @@
 """Who has ever signed here: what they signed must verify after another took their place."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,22 @@ from ugallu.evidence.x509 import Identity
 class _Held(msgspec.Struct, frozen=True):
     keys: tuple[PublicKey, ...] = ()
     identities: tuple[Identity, ...] = ()
+
+
+def written(signers: Iterable[PublicKey | Identity]) -> bytes:
+    """Return signers as a file that `read` reads."""
+    listed = tuple(dict.fromkeys(signers))
+    keys = tuple(one for one in listed if isinstance(one, PublicKey))
+    return msgspec.json.encode(_Held(keys, tuple(one for one in listed if isinstance(one, Identity))))
+
+
+def read(content: bytes, *, where: str) -> tuple[PublicKey | Identity, ...]:
+    """Return the signers of a file; raises `IntegrityError` for what is none."""
+    try:
+        held = msgspec.json.decode(content, type=_Held)
+    except msgspec.DecodeError as error:
+        raise IntegrityError("the signers cannot be read", where=where) from error
+    return (*held.keys, *held.identities)
 
 
 class Roll:

@@ -37,6 +37,7 @@ from ugallu.operator.contract import After, Parts
 from ugallu.operator.platform import Platform
 from ugallu.runtime.ttl import operator as ttl
 from ugallu.runtime.ttl.collect import Collect
+from ugallu.runtime.ttl.vault import NO_STORE
 from ugallu.settings import load
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.evidence import make_event
@@ -134,8 +135,10 @@ class MemoryStore:
 class MemoryVault:
     """A `Vault` that confirms what `sealed` put there, by its digests; `confirmed` are the uids that it vouched for."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore, missing: str = "") -> None:
         self.store = store
+        self.missing = missing
+        self.services = ()
         self.confirmed: list[str] = []
 
     async def confirm(self, bundle: AttestationBundle) -> None:
@@ -151,6 +154,10 @@ class MemoryVault:
         if about != f"evidence of {bundle.spec.attested_for.uid}":
             raise IntegrityError("called sealed with the evidence of another event", where=where)
         self.confirmed.append(bundle.spec.attested_for.uid)
+
+    def until(self, now: dt.datetime) -> dt.datetime:
+        """A year."""
+        return now + RETENTION
 
     def close(self) -> None:
         """Nothing is open."""
@@ -315,7 +322,7 @@ async def lifecycle(
 ) -> AsyncIterator[Lifecycle]:
     """Build ttl over the cluster, under its own account and policies; leaving is the end of the process."""
     store = store or MemoryStore(clock)
-    vault = MemoryVault(store)
+    vault = MemoryVault(store, "" if vaulted else NO_STORE)
     metrics, heard = Metrics(), Heard()
     cache = SharedCache(cluster, clock=clock)
     async with anyio.create_task_group() as tasks:
@@ -332,7 +339,7 @@ async def lifecycle(
             namespace=NAMESPACE,
             state=folder,
         )
-        parts = ttl.TTL().build_over(config or TTLConfigSpec(), platform, vault if vaulted else None)
+        parts = ttl.TTL().build_over(config or TTLConfigSpec(), platform, vault)
         try:
             await anyio.wait_all_tasks_blocked()
             yield Lifecycle(people or cluster, cache, parts, metrics, clock, store, vault, heard)

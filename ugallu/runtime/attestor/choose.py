@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from ugallu.api.platform import WORMConfig, WORMConfigSpec
+from ugallu.clock import Clock
 from ugallu.errors import PermanentError, TransientError
 from ugallu.evidence import keys, trusted_root
 from ugallu.evidence.files import make_directory, remove_strays, write_durably
@@ -29,6 +30,7 @@ from ugallu.operator.rights import CONFIG_NAME
 from ugallu.operator.shared import Lent
 from ugallu.runtime.attestor.configs import MissingFileError, Opened, Place, Wanted, gather, open_all
 from ugallu.runtime.attestor.live import Live, LiveAuthority, LiveLog, LiveSigner, LiveStore
+from ugallu.runtime.attestor.publish import Publisher
 
 if TYPE_CHECKING:
     from ugallu.evidence.stores.s3 import S3Store
@@ -132,7 +134,7 @@ def configured(wanted: Wanted, platform: Platform) -> Ports:
         # Mounted when the Pod is told to, a minute later: worth another try.
         raise TransientError(error.what, where=error.where, fix=error.fix) from error
     roll = Roll(folder / "signers.json")
-    before = _published(folder)
+    before = published(folder)
     roll.add(*before.signers)
 
     def told(these: Opened) -> None:
@@ -147,25 +149,26 @@ def configured(wanted: Wanted, platform: Platform) -> Ports:
         place,
         worm=platform.cache.view(WORMConfig, namespace=platform.namespace, fields=f"metadata.name={CONFIG_NAME}"),
         namespace=platform.namespace,
-        open_store=lambda spec: _bucket(spec, place),
+        open_store=lambda spec: bucket(spec, place.secrets, place.clock),
         log=platform.log,
         store=lent.value if lent is not None else None,
         told=told,
     )
 
     dual = wanted.dual_mode
-    return Ports(
+    ports = Ports(
         legs=tuple(Leg(leg.role, LiveSigner(live, at)) for at, leg in enumerate(opened.legs)),
         log=LiveLog(live),
         store=LiveStore(live),
-        known=lambda: Known(_merged(live.root, before.root), live.retention),
+        known=lambda: Known(merged(live.root, before.root), live.retention),
         close=lent.give_back if lent is not None else lambda: None,
         authority=LiveAuthority(live) if opened.authority is not None else None,
         require_all=dual is not None and dual.require_all,
-        services=(live,),
+        services=(live, Publisher(LiveStore(live), lambda: ports.signers, clock=platform.clock, log=platform.log)),
         ready=lambda: live.reason,
         past=lambda: roll.known,
     )
+    return ports
 
 
 def _seals_here(platform: Platform) -> bool:
@@ -173,31 +176,33 @@ def _seals_here(platform: Platform) -> bool:
     return platform.cluster.embedded or platform.settings.evidence == "local"
 
 
-class _Published(NamedTuple):
+class Published(NamedTuple):
     """What the key and log of this directory published, before a config took their place."""
 
     root: TrustedRoot
     signers: tuple[PublicKey, ...] = ()
 
 
-def _published(folder: Path) -> _Published:
+def published(folder: Path) -> Published:
+    """Return what lies in a directory for verifiers, nothing where nothing was ever sealed in it."""
     key, root = folder / KEY_FILE, folder / ROOT_FILE
     if not key.exists() or not root.exists():
-        return _Published(TrustedRoot({}))
-    return _Published(trusted_root.read(root.read_bytes()), (keys.from_pem(key.read_bytes(), where=str(key)),))
+        return Published(TrustedRoot({}))
+    return Published(trusted_root.read(root.read_bytes()), (keys.from_pem(key.read_bytes(), where=str(key)),))
 
 
-def _merged(now: TrustedRoot, before: TrustedRoot) -> TrustedRoot:
+def merged(now: TrustedRoot, before: TrustedRoot) -> TrustedRoot:
     """Return the root of now, with the logs of before: what they hold must verify for as long as it is kept."""
     return msgspec.structs.replace(now, logs={**before.logs, **now.logs})
 
 
-def _bucket(spec: WORMConfigSpec, place: Place) -> "S3Store":
+def bucket(spec: WORMConfigSpec, secrets: Path, clock: Clock) -> "S3Store":
+    """Return the store that a WORMConfig describes, with credentials that are mounted below `secrets`."""
     from ugallu.evidence.stores.s3 import from_folder, open_store
 
     ref = spec.credentials_secret_ref
-    credentials = from_folder(place.secrets / ref.name) if ref is not None and ref.name else _of_the_machine
-    return open_store(spec, credentials, place.clock)
+    credentials = from_folder(secrets / ref.name) if ref is not None and ref.name else _of_the_machine
+    return open_store(spec, credentials, clock)
 
 
 async def _of_the_machine() -> None:

@@ -220,10 +220,23 @@ class LiveAuthority:
         return await authority.stamp(signature)
 
 
+class Leading(Protocol):
+    """What knows which store is the one of now."""
+
+    @property
+    def store_now(self) -> EvidenceStore:
+        """The store; raises `TransientError` while there is none."""
+        ...
+
+    async def store(self) -> EvidenceStore:
+        """The store, once there is one."""
+        ...
+
+
 class LiveStore:
     """The store; whoever uses it before there is one waits."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Leading) -> None:
         self._live = live
 
     @property

@@ -1,46 +1,15 @@
 """Whether a bundle that says Sealed is: nobody's word is taken for it, status can be written by others."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 from ugallu.api.bundle import AttestationBundle
 from ugallu.evidence import verify
 from ugallu.evidence.canonical import digest
-from ugallu.evidence.ports import EvidenceStore, IntegrityError, PublicKey
+from ugallu.evidence.ports import EvidenceStore, IntegrityError
 from ugallu.evidence.statement import concerns
-from ugallu.evidence.trusted_root import TrustedRoot
-
-
-class Trusted(Protocol):
-    """Where evidence is, and what must be trusted to check it."""
-
-    @property
-    def store(self) -> EvidenceStore:
-        """The archive."""
-        ...
-
-    @property
-    def key(self) -> PublicKey:
-        """The key that signs."""
-        ...
-
-    @property
-    def root(self) -> TrustedRoot:
-        """The logs that are believed."""
-        ...
-
 
 Check = Callable[[bytes, bytes], verify.Report]
 """Verifies a bundle against the bytes that it is about."""
-
-
-async def confirm(ports: Trusted, bundle: AttestationBundle) -> None:
-    """Read back and verify what the status names; raises `IntegrityError` unless it is this event's evidence."""
-
-    def check(content: bytes, subject: bytes) -> verify.Report:
-        return verify.verify(content, key=ports.key, root=ports.root, subject=subject)
-
-    await confirm_in(ports.store, check, bundle)
 
 
 async def confirm_in(store: EvidenceStore, check: Check, bundle: AttestationBundle) -> None:

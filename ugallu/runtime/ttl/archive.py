@@ -1,13 +1,12 @@
 """Copies into the evidence store: put, read back, compared, kept at least so long; held, and let go again."""
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError
 from ugallu.evidence.canonical import digest
 from ugallu.evidence.ports import EvidenceStore, IntegrityError
-from ugallu.evidence.seal import RETENTION
 from ugallu.runtime.ttl.marks import Whole
 from ugallu.runtime.ttl.snapshot import MEDIA_TYPE, key_of, snapshot
 
@@ -15,8 +14,10 @@ from ugallu.runtime.ttl.snapshot import MEDIA_TYPE, key_of, snapshot
 class Archive:
     """What ttl does with the store."""
 
-    def __init__(self, store: EvidenceStore, clock: Clock) -> None:
+    def __init__(self, store: EvidenceStore, until: Callable[[dt.datetime], dt.datetime], clock: Clock) -> None:
+        """`until` tells to which date something is kept that is copied now."""
         self._store = store
+        self._until = until
         self._clock = clock
 
     async def save(self, item: Whole, cluster_id: str) -> str:
@@ -28,7 +29,7 @@ class Archive:
             # It was copied before, and has changed since: the earlier copy stays what it is.
             key = key_of(item, cluster_id, content, again=True)
         # The store counts in whole seconds, and may round down.
-        until = self._clock.now() + RETENTION
+        until = self._until(self._clock.now())
         stored = await self._store.put(key, content, media_type=MEDIA_TYPE, until=until)
         if stored.until is None or stored.until < until - dt.timedelta(seconds=1):
             raise IntegrityError("the store keeps it for less long than asked", where=key)

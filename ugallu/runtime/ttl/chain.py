@@ -18,7 +18,6 @@ from ugallu.errors import PermanentError, UgalluError
 from ugallu.evidence.canonical import canonical, digest
 from ugallu.evidence.logs import merkle
 from ugallu.evidence.ports import EvidenceStore, IntegrityError, Stored
-from ugallu.evidence.seal import RETENTION
 from ugallu.logs import Logger
 from ugallu.runtime.ttl.snapshot import FOLDER
 
@@ -93,7 +92,9 @@ class Chain:
         cluster_id: str,
         clock: Clock,
         log: Logger,
+        *,
         tell: Callable[[Head, Stored], Awaitable[None]],
+        until: Callable[[dt.datetime], dt.datetime],
     ) -> None:
         """`tell` makes an event of the last head of a day."""
         self._store = store
@@ -101,6 +102,7 @@ class Chain:
         self._clock = clock
         self._log = log
         self._tell = tell
+        self._until = until
         self._waiting: dict[str, Entry] = {}
         self._listed: dict[str, str] = {}
         """Digests by key, of what this process listed: what another one did is listed once more, which harms nobody."""
@@ -156,7 +158,7 @@ class Chain:
         # By its digest as well: a manifest whose head was never written down is no obstacle, and no secret.
         name = f"{number:010d}-{digest(content).removeprefix('sha256:')[:12]}.json"
         key = f"{FOLDER}/{self._cluster_id or 'unknown'}/{now:%Y/%m}/manifests/{name}"
-        stored = await self._store.put(key, content, media_type=MEDIA_TYPE, until=now + RETENTION)
+        stored = await self._store.put(key, content, media_type=MEDIA_TYPE, until=self._until(now))
         if await self._store.get(key) != content:
             raise IntegrityError("the store does not hold what was put", where=key)
         told = "" if head is None else head.told

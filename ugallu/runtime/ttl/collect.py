@@ -58,7 +58,7 @@ class Collect:
             return After(self._until_parted(item) if verdict.until is None else self._pause(verdict.until))
         if isinstance(verdict, Stay):
             return await self._stay(item, verdict)
-        if self._desk.safe is None:
+        if self._desk.safe.vault.missing:
             return await self._stay(item, Stay(Reason.STORE_MISSING, "no evidence store is configured"))
         if isinstance(verdict, Delete) and (wait := self._desk.settling(verdict.at)) > 0:
             return After(wait)

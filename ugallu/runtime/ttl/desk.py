@@ -25,7 +25,7 @@ from ugallu.runtime.ttl.windows import Windows
 
 @dataclass(frozen=True, slots=True)
 class Safe:
-    """The store, and what is done with it; there is none where nothing may ever be deleted."""
+    """The store, and what is done with it."""
 
     vault: Vault
     archive: Archive
@@ -45,7 +45,7 @@ class Desk:
         families: Families,
         windows: Windows,
         trust: Trust,
-        safe: Safe | None,
+        safe: Safe,
         *,
         cluster_id: str,
         clock: Clock,
@@ -84,7 +84,7 @@ class Desk:
 
     async def hold_in_store(self, item: Resource, *, on: bool) -> None:
         """Have the blobs of a family held in the store exactly while one of the family is under legal hold."""
-        if self.safe is None or not isinstance(item, Event | Response | Bundle):
+        if self.safe.vault.missing or not isinstance(item, Event | Response | Bundle):
             return
         for member in tuple(self.families.members(item)):
             if not isinstance(member, Bundle) or member.status.phase is not BundlePhase.SEALED:

@@ -10,6 +10,7 @@ from ugallu.api.event import EvidenceRef, SecurityEvent, SecurityEventSpec
 from ugallu.api.meta import Metadata, ObjectReference, Wire
 from ugallu.api.response import EventResponse, EventResponseSpec
 from ugallu.cluster.port import Cluster, NotFoundError
+from ugallu.errors import PermanentError
 from ugallu.evidence.canonical import canonical, digest
 from ugallu.evidence.ports import IntegrityError
 from ugallu.evidence.seal import Keys
@@ -75,8 +76,12 @@ def keys_of(vault: Vault, bundle: AttestationBundle) -> Iterator[str]:
     status = bundle.status
     urls = [ref.url for ref in (status.worm_ref, status.subject_ref) if ref is not None]
     for url in dict.fromkeys([*urls, *(archive.url for archive in status.bundles)]):
-        # The bytes of one event may be a part of what is stored for many.
-        key, _ = split(vault.store.key(url))
+        try:
+            # The bytes of one event may be a part of what is stored for many.
+            key, _ = split(vault.store.key(url))
+        except PermanentError:
+            # It lies in the store of before: to be verified, and no more to be kept for longer.
+            continue
         yield key
         if key.endswith(".sigstore.json"):
             yield key.removesuffix(".sigstore.json") + ".intoto.jsonl"

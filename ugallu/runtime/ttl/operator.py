@@ -6,10 +6,11 @@ from typing import ClassVar, Final
 from ugallu.api.core import Lease
 from ugallu.api.meta import GROUP, Resource
 from ugallu.api.observation import Finding
-from ugallu.api.platform import TTLConfig, TTLConfigSpec
+from ugallu.api.platform import TTLConfig, TTLConfigSpec, WORMConfig
 from ugallu.operator.contract import Grant, Namespace, Operator, Parts, Placement, Service, Workload
 from ugallu.operator.platform import Platform
 from ugallu.operator.rights import CONFIG_NAME
+from ugallu.runtime.attestor.configs import ROOT_SECRET
 from ugallu.runtime.ttl import reports, timekeeper
 from ugallu.runtime.ttl.archive import Archive
 from ugallu.runtime.ttl.chain import Chain
@@ -27,7 +28,6 @@ COLLECTED: Final[tuple[type[Resource], ...]] = (
     Event, Response, Bundle, *RESULT_OF, *(made for made in RESULT_OF.values() if made is not None),
 )  # fmt: skip
 """Every kind that is collected; a SeccompTrainingProfile is a product, and never is."""
-NO_STORE: Final = "no evidence store is configured, so nothing is archived and nothing is deleted"
 
 
 class Unconfigured:
@@ -55,7 +55,7 @@ class TTL(Operator[TTLConfigSpec]):
     config_kind: ClassVar[type[Resource] | None] = TTLConfig
     emits = reports.EMITS
     placement: ClassVar[Placement] = Placement.ONE_LEADER
-    workload: ClassVar[Workload] = Workload(memory="192Mi")
+    workload: ClassVar[Workload] = Workload(memory="192Mi", secrets=(ROOT_SECRET, "ugallu-worm-credentials"))
     grants: ClassVar[tuple[Grant, ...]] = (
         Grant(
             GROUP,
@@ -75,6 +75,7 @@ class TTL(Operator[TTLConfigSpec]):
             names=(LEASE,),
             namespace=Namespace.SYSTEM.value,
         ),
+        Grant(GROUP, (WORMConfig.kind_info.plural,), ("list", "watch"), names=(CONFIG_NAME,)),
     )
 
     def build(self, config: TTLConfigSpec, platform: Platform) -> Parts:
@@ -82,7 +83,7 @@ class TTL(Operator[TTLConfigSpec]):
         windows(config)
         return self.build_over(config, platform, vault(platform))
 
-    def build_over(self, config: TTLConfigSpec, platform: Platform, found: Vault | None) -> Parts:
+    def build_over(self, config: TTLConfigSpec, platform: Platform, found: Vault) -> Parts:
         """As `build`, over a store that is open."""
         chosen = windows(config)
         families = Families(platform.cache)
@@ -94,10 +95,8 @@ class TTL(Operator[TTLConfigSpec]):
 
         tell = Reports(submit, lambda: trust.now(clock.now(), clock.monotonic()), platform.identity.cluster_name)
         cluster_id = platform.identity.cluster_id
-        safe = None
-        if found is not None:
-            chain = Chain(found.store, cluster_id, clock, platform.log, tell.manifest)
-            safe = Safe(found, Archive(found.store, clock), chain)
+        chain = Chain(found.store, cluster_id, clock, platform.log, tell=tell.manifest, until=found.until)
+        safe = Safe(found, Archive(found.store, found.until, clock), chain)
         desk = Desk(
             platform.cluster,
             families,
@@ -121,9 +120,9 @@ class TTL(Operator[TTLConfigSpec]):
         )
         return Parts(
             reconcilers=[Collect(kind, desk) for kind in COLLECTED],
-            services=[keeper, *self._watching(platform, families, desk, tell), *([safe.chain] if safe else [])],
-            ready=lambda: (NO_STORE if safe is None else "") or keeper.doubt,
-            close=found.close if found is not None else lambda: None,
+            services=[keeper, *self._watching(platform, families, desk, tell), chain, *found.services],
+            ready=lambda: found.missing or keeper.doubt,
+            close=found.close,
         )
 
     @staticmethod
