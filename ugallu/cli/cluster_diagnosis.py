@@ -4,6 +4,7 @@ It looks, with whatever rights it has; what it may not see is said, and never ta
 """
 
 import datetime as dt
+import itertools
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
@@ -315,6 +316,10 @@ async def _rights(cluster: "KubernetesCluster", running: Sequence[Installed]) ->
 
 async def _refused(cluster: "KubernetesCluster", user: str, grants: Iterable[Grant]) -> AsyncIterator[str]:
     for grant in grants:
+        for url, verb in itertools.product(grant.urls, grant.verbs):
+            spec = {"user": user, "nonResourceAttributes": {"path": url, "verb": verb}}
+            if not (await cluster.create(Review(spec=spec))).status.get("allowed"):
+                yield f"{verb} {url}"
         for resource in grant.resources:
             plural, _, part = resource.partition("/")
             for verb in grant.verbs:
