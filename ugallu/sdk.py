@@ -67,7 +67,7 @@ from ugallu.bus.lanes import check_consumer
 from ugallu.clock import Clock
 from ugallu.cluster.port import ANY, Cache, Cluster, Key, NotFoundError, Preconditions, View, key_of
 from ugallu.emit import hours
-from ugallu.emit.ledger import Accounts, Totals
+from ugallu.emit.ledger import Accounts
 from ugallu.emit.port import Emitter
 from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError, UgalluError
 from ugallu.evidence.files import write_durably
@@ -94,6 +94,7 @@ from ugallu.operator.platform import Platform
 from ugallu.pace import TokenBucket
 from ugallu.sources.bridge import SilentBridge
 from ugallu.sources.nats import forwarded
+from ugallu.sources.recording import recorded
 
 __all__ = [
     "ANY",
@@ -180,7 +181,6 @@ __all__ = [
     "Subject",
     "Suppress",
     "TokenBucket",
-    "Totals",
     "TransientError",
     "UgalluError",
     "UserMatch",
@@ -199,6 +199,7 @@ __all__ = [
     "k8s",
     "key_of",
     "mended",
+    "recorded",
     "response_of",
     "scalars",
     "snapshots",

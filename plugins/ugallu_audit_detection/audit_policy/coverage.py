@@ -5,7 +5,7 @@ requests that the rule is about, each held against the policy.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -84,6 +84,10 @@ class Needed(NamedTuple):
         """Return the level for one sort of requests."""
         return self.body if _sends(sort) else self.bare
 
+    def deepest(self, sorts: Iterable[Sort]) -> Level:
+        """Return the level that the most demanding of these sorts needs."""
+        return max(map(self.of, sorts), key=rank, default="Metadata")
+
 
 def needed(armed: Armed) -> Needed:
     """Return the levels at which all that the rule's tests expect is seen; without any, what its conditions look at."""
@@ -107,20 +111,15 @@ def coverage(armed: Armed, policy: AuditPolicy) -> Coverage:
     need = needed(armed)
     tests = [test for test in armed.spec.tests if test.expect == "hit" and hits(armed, test.event, test.before)]
     missed = tuple(test.name for test in tests if not hits(armed, seen_under(policy, test.event), test.before))
-    gaps = list(dict.fromkeys(gap for sort in sorts(armed, policy.rules) for gap in _gaps(armed, policy, sort, need)))
+    asked = tuple(sorts(armed, policy.rules))
+    gaps = list(dict.fromkeys(gap for sort in asked for gap in _gaps(armed, policy, sort, need)))
     blind = sum(1 for gap in gaps if not gap.who and gap.has == "None")
-    whole = len(list(sorts(armed, policy.rules)))
     verdict: Verdict = "partly"
     if not gaps and not missed:
         verdict = "can"
-    elif (tests and len(missed) == len(tests)) or (not tests and blind >= whole):
+    elif (tests and len(missed) == len(tests)) or (not tests and blind >= len(asked)):
         verdict = "cannot"
-    return Coverage(armed.name, verdict, deepest(armed, need, policy.rules), tuple(gaps), missed)
-
-
-def deepest(armed: Armed, need: Needed, policy: Sequence[PolicyRule] = ()) -> Level:
-    """Return the level that a rule needs at most."""
-    return max((need.of(sort) for sort in sorts(armed, policy)), key=rank, default="Metadata")
+    return Coverage(armed.name, verdict, need.deepest(asked), tuple(gaps), missed)
 
 
 def sorts(armed: Armed, policy: Sequence[PolicyRule] = ()) -> Iterator[Sort]:

@@ -1,6 +1,5 @@
 """`ugallu rules coverage` and `ugallu rules policy`: what they say, for people and for machines."""
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -8,7 +7,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from ugallu.sdk import PermanentError
+from ugallu.sdk import PermanentError, recorded
 from ugallu_audit_detection.arming import Armed, arm
 from ugallu_audit_detection.audit_policy.coverage import Coverage, coverage
 from ugallu_audit_detection.audit_policy.document import API, load
@@ -19,7 +18,6 @@ from ugallu_audit_detection.files import objects
 from ugallu_audit_detection.report import FAILED, PASSED, Report
 from ugallu_audit_detection.sigma.errors import RuleError
 
-MAX_LINE: Final = 64 << 20
 _VERDICTS: Final = ("cannot", "partly", "unseen", "can")
 _SHOWN: Final = 6
 """Gaps of a rule that are told one by one."""
@@ -35,7 +33,7 @@ def coverage_report(asked: tuple[Sequence[Path], Path | None, Sequence[Path]]) -
         policy = load(policy_file)
         found = [coverage(armed, policy) for armed in rules]
     else:
-        levels = seen(line for log in logs for line in lines(log))
+        levels = seen(event for log in logs for event in recorded(log))
         found = [coverage_by(armed, levels) for armed in rules]
     counts = {verdict: sum(one.verdict == verdict for one in found) for verdict in _VERDICTS}
     text: list[str] = []
@@ -62,7 +60,7 @@ def policy_report(asked: tuple[Sequence[Path], Sequence[Path]]) -> Report:
     text += [f"# Not seen: {line}" for line in wanted.beyond]
     data: dict[str, Any] = {"policy": document, "beyond": list(wanted.beyond)}
     if logs:
-        found = forecast(wanted.policy, (line for log in logs for line in lines(log)))
+        found = forecast(wanted.policy, (event for log in logs for event in recorded(log)))
         text += [f"# {line}" for line in _cost(found)]
         data["forecast"] = {
             **msgspec.structs.asdict(found),
@@ -89,29 +87,6 @@ def chosen(paths: Sequence[Path]) -> list[Armed]:
             except RuleError as error:
                 raise PermanentError(error.what, where=error.where, fix=error.fix) from error
     return found
-
-
-def lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a log, plain, gzip or zstd; raises `PermanentError` for what cannot be read."""
-    try:
-        with path.open("rb") as stored, _plain(stored) as stream:
-            while line := stream.readline(MAX_LINE):
-                yield line.rstrip(b"\n")
-    except (OSError, EOFError) as error:
-        raise PermanentError(f"cannot be read: {error}", where=str(path)) from error
-
-
-def _plain(stored: io.BufferedReader) -> io.BufferedReader:
-    magic = stored.peek(4)[:4]
-    if magic.startswith(b"\x1f\x8b"):
-        import gzip
-
-        return io.BufferedReader(gzip.GzipFile(fileobj=stored))
-    if magic == b"\x28\xb5\x2f\xfd":
-        import zstandard
-
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True))
-    return stored
 
 
 def _reasons(found: Coverage) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from ugallu_audit_detection.arming import Armed
-from ugallu_audit_detection.audit_policy.coverage import Coverage, Gap, Sort, Verdict, deepest, needed
+from ugallu_audit_detection.audit_policy.coverage import Coverage, Gap, Sort, Verdict, needed, sorts
 from ugallu_audit_detection.audit_policy.document import Level, level_named, rank, request_of
 from ugallu_audit_detection.audit_policy.sight import Event, record_of
 
@@ -46,7 +46,7 @@ def coverage_by(armed: Armed, levels: Mapping[Sort, Level]) -> Coverage:
         verdict = "can"
     elif len(gaps) == len(about):
         verdict = "cannot"
-    return Coverage(armed.name, verdict, deepest(armed, need), gaps, ())
+    return Coverage(armed.name, verdict, need.deepest(sorts(armed)), gaps, ())
 
 
 def _about(armed: Armed, sort: Sort) -> bool:
