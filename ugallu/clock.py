@@ -23,6 +23,21 @@ class Clock(Protocol):
         ...
 
 
+async def comes(event: anyio.Event, clock: Clock, seconds: float) -> bool:
+    """Wait for an event, at most so long by this clock; tell whether it came."""
+    with anyio.CancelScope() as wait:
+        async with anyio.create_task_group() as race:
+
+            async def later() -> None:
+                await clock.sleep(seconds)
+                wait.cancel()
+
+            race.start_soon(later)
+            await event.wait()
+            wait.cancel()
+    return event.is_set()
+
+
 # Where there is one that counts a machine's sleep: whoever led before it must see that time has passed.
 _SINCE_BOOT: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 

@@ -23,10 +23,7 @@ from ugallu.sdk import (
     Finding,
     Metrics,
     Severity,
-    Subject,
     hours,
-    snapshots,
-    utc_seconds,
     write_durably,
 )
 
@@ -96,7 +93,7 @@ class Ledger:
         day = hours.due(kept, now)
         if day is not None:
             # First the event, which is made once however often it is told; then the note that it was.
-            await self._emitter.submit([self._finding(day, now)])
+            await self._emitter.submit([self._finding(day)])
             kept = msgspec.structs.replace(kept, told=day.day)
         if kept != before:
             await anyio.to_thread.run_sync(write_durably, self._path, msgspec.json.encode(kept))
@@ -111,19 +108,15 @@ class Ledger:
         for account, count in counts.items():
             self._metrics.gauge("ugallu_books_findings", float(count), account=account)
 
-    def _finding(self, day: hours.Day, now: dt.datetime) -> Finding:
-        name = self._identity.cluster_name or self._identity.cluster_id or "cluster"
-        cluster = snapshots.ClusterSubject(
-            cluster_id=self._identity.cluster_id, cluster_name=self._identity.cluster_name
-        )
+    def _finding(self, day: hours.Day) -> Finding:
         parts = f"{self._identity.cluster_id}|{CLOSED.name}|{self._instance}|{day.day}"
         return Finding(
             type=CLOSED,
-            about=Subject(kind="Cluster", name=name, cluster=cluster),
+            about=self._identity.subject,
             key=f"ledger {self._instance} {day.day}",
             signals=signals_of(day, self._instance),
             # The end of the day, so that the event is the same one whenever it is told.
-            detected_at=utc_seconds(min(now, _end(day.day))),
+            detected_at=_end(day.day),
             correlation=hashlib.sha256(parts.encode()).hexdigest()[:32],
         )
 

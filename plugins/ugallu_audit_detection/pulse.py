@@ -12,8 +12,6 @@ from ugallu.sdk import (
     ClusterIdentity,
     Emitter,
     Finding,
-    Subject,
-    snapshots,
     utc_seconds,
 )
 from ugallu_audit_detection.replicas import Replicas
@@ -128,13 +126,9 @@ class Watch:
 
     def _finding(self, kind: str, signals: dict[str, str]) -> Finding:
         now = self._clock.now()
-        name = self._identity.cluster_name or self._identity.cluster_id or "cluster"
-        cluster = snapshots.ClusterSubject(
-            cluster_id=self._identity.cluster_id, cluster_name=self._identity.cluster_name
-        )
         return Finding(
             type=CATALOGUE[kind],
-            about=Subject(kind="Cluster", name=name, cluster=cluster),
+            about=self._identity.subject,
             key="audit-stream",
             signals=signals,
             detected_at=now,

@@ -4,7 +4,7 @@ import datetime as dt
 
 import anyio
 
-from ugallu.clock import Clock, SystemClock
+from ugallu.clock import Clock, SystemClock, comes
 from ugallu.testing.clock import ManualClock
 
 
@@ -36,3 +36,22 @@ async def test_a_manual_clock_wakes_sleepers_in_their_time() -> None:
         await clock.advance(1)
         assert woken == [1, 2, 3]
     assert clock.now() == dt.datetime(2026, 1, 1, 0, 0, 3, tzinfo=dt.UTC)
+
+
+async def test_an_event_is_waited_for_by_the_clock() -> None:
+    """It comes, or the time does; whichever is first ends the wait."""
+    clock, early, late = ManualClock(), anyio.Event(), anyio.Event()
+    told: list[bool] = []
+
+    async def wait(event: anyio.Event) -> None:
+        told.append(await comes(event, clock, 10.0))
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(wait, early)
+        tg.start_soon(wait, late)
+        await anyio.wait_all_tasks_blocked()
+        early.set()
+        await anyio.wait_all_tasks_blocked()
+        assert told == [True]
+        await clock.advance(10.0)
+    assert told == [True, False]

@@ -9,6 +9,7 @@ from msgspec import Meta
 from ugallu.api.catalog import EventClass, Severity
 from ugallu.api.meta import AGE, Column, Conditions, Kind, ObjectReference, Resource, Wire
 from ugallu.api.scalars import Int64
+from ugallu.api.snapshots import ClusterSubject
 from ugallu.api.subject import Subject
 
 LABEL_CORRELATION = "ugallu.io/correlation-id"
@@ -45,6 +46,12 @@ class ClusterIdentity(Wire, frozen=True, kw_only=True):
     """Human-readable cluster name."""
     cluster_id: str = ""
     """Stable cluster id; partitions WORM keys ("unknown" if empty)."""
+
+    @property
+    def subject(self) -> Subject:
+        """The cluster as what an event is about."""
+        cluster = ClusterSubject(cluster_id=self.cluster_id, cluster_name=self.cluster_name)
+        return Subject(kind="Cluster", name=self.cluster_name or self.cluster_id or "cluster", cluster=cluster)
 
 
 class SourceRef(Wire, frozen=True, kw_only=True):

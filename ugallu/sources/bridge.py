@@ -8,8 +8,6 @@ from ugallu.api.catalog import CATALOGUE
 from ugallu.api.event import ClusterIdentity
 from ugallu.api.meta import utc_seconds
 from ugallu.api.observation import Finding
-from ugallu.api.snapshots import ClusterSubject
-from ugallu.api.subject import Subject
 
 _SILENT: Final = CATALOGUE["AuditBridgeSilent"]
 
@@ -24,11 +22,9 @@ class SilentBridge:
 
     def inspect(self, seen: BridgeSilence) -> Iterator[Finding]:
         """Return the one finding."""
-        identity = self._identity
-        cluster = ClusterSubject(cluster_id=identity.cluster_id, cluster_name=identity.cluster_name)
         yield Finding(
             _SILENT,
-            Subject(kind="Cluster", name=identity.cluster_name or identity.cluster_id or "cluster", cluster=cluster),
+            self._identity.subject,
             key=f"{seen.server}|{seen.consumer}",
             signals={
                 "bus.server": seen.server,

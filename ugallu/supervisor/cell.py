@@ -16,6 +16,7 @@ import msgspec
 
 from ugallu.api.meta import Condition, Config, Resource, decode_strict, utc_seconds, with_condition
 from ugallu.bus.port import Bus
+from ugallu.clock import comes
 from ugallu.cluster.lease import Election
 from ugallu.cluster.port import View
 from ugallu.emit.port import ReportingEmitter
@@ -267,16 +268,7 @@ class Cell:
                 backoff.reset()
                 await changed.wait()
                 continue
-            with anyio.CancelScope() as wait:
-                async with anyio.create_task_group() as race:
-
-                    async def later(scope: anyio.CancelScope = wait) -> None:
-                        await self._clock.sleep(backoff.next())
-                        scope.cancel()
-
-                    race.start_soon(later)
-                    await changed.wait()
-                    wait.cancel()
+            await comes(changed, self._clock, backoff.next())
 
     async def _adopt(self, found: Any, tg: anyio.abc.TaskGroup) -> bool:  # noqa: ANN401 - a Struct made by `_loose`
         """Bring the Parts in line with the config object; False when it is worth trying again unchanged."""

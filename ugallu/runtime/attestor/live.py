@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import anyio
 
 from ugallu.api.platform import AttestorConfigSpec, WORMConfig, WORMConfigSpec
+from ugallu.clock import comes
 from ugallu.cluster.port import View
 from ugallu.errors import TransientError, UgalluError
 from ugallu.evidence.ports import Envelope, EvidenceStore, Lock, LogEntry, PublicKey, Stored
@@ -107,16 +108,7 @@ class Live:
             while True:
                 changed = anyio.Event()
                 await self._look()
-                with anyio.CancelScope() as wait:
-                    async with anyio.create_task_group() as race:
-
-                        async def later(scope: anyio.CancelScope = wait) -> None:
-                            await self._clock.sleep(LOOK)
-                            scope.cancel()
-
-                        race.start_soon(later)
-                        await changed.wait()
-                        wait.cancel()
+                await comes(changed, self._clock, LOOK)
         finally:
             unlisten()
             with anyio.CancelScope(shield=True):
