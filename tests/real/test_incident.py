@@ -17,6 +17,7 @@ import yaml
 from tests.rig import image
 from tests.rig.cluster import AuditWebhook, Options
 from tests.rig.ground import wait
+from tests.rig.intruder import EXPECTED, attack
 from tests.rig.node import Node
 from ugallu.cluster.kubernetes.auth import from_kubeconfig
 from ugallu.cluster.kubernetes.client import KubernetesCluster
@@ -33,7 +34,6 @@ PRIVILEGED: Final = "ugallu-system-privileged"
 READERS: Final = ((SYSTEM, "audit-webhook"), (PRIVILEGED, "audit-file"))
 PODS: Final = (*READERS, (SYSTEM, "attestor"))
 RULES: Final = ROOT / "examples" / "rules"
-EXPECTED: Final = {"ClusterAdminGranted", "PrivilegedPodChange", "HostPathMount", "KubernetesAPICall"}
 
 
 class Audited(Node):
@@ -177,31 +177,10 @@ def installed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         # What the two see before they have rules is not the same: one was there before the other.
         node.kubectl("apply", "--server-side", "-f", str(RULES))
         wait("every rule at work", lambda: at.armed(len(list(RULES.glob("*.yaml")))), 60, hint=at.said)
-        attack(node)
+        node.kubectl("create", "namespace", "shop")
+        attack(node, "shop")
         wait("the attack found and sealed", at.settled, 90, hint=at.said)
         yield at
-
-
-def attack(node: Node) -> None:
-    """An intruder makes a workload's account admin, looks at every Secret with it, and starts a way to the node."""
-    node.kubectl("create", "namespace", "shop")
-    node.kubectl("create", "serviceaccount", "web", "-n", "shop")
-    node.kubectl("create", "clusterrolebinding", "web", "--clusterrole=cluster-admin", "--serviceaccount=shop:web")
-    web = node.kubeconfig_with(node.token("shop", "web"))
-    node.wait("the binding", lambda: node.kubectl("auth", "can-i", "*", "*", kubeconfig=web).strip() == "yes")
-    node.kubectl("get", "secrets", "-A", kubeconfig=web)
-    privileged = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "way-out", "namespace": "shop"},
-        "spec": {
-            "hostPID": True,
-            "automountServiceAccountToken": False,
-            "containers": [{"name": "c", "image": "busybox:1", "securityContext": {"privileged": True}}],
-            "volumes": [{"name": "node", "hostPath": {"path": "/"}}],
-        },
-    }
-    node.kubectl("create", "-f", "-", stdin=json.dumps(privileged), kubeconfig=web)
 
 
 def test_log_and_webhook_find_the_same_and_tell_it_once(installed: Installed) -> None:
@@ -228,6 +207,12 @@ def test_kubectl_is_the_dashboard(installed: Installed) -> None:
 
 def test_doctor_has_nothing_to_mend(installed: Installed) -> None:
     """From outside, with the cluster's administrator: server, kinds, policies, rights, Leases, Pods and both streams are well."""
+
+    def booked() -> bool:
+        return all(installed.measured(*reader, "ugallu_books_events", "account") for reader in READERS)
+
+    # A process looks at its books every half minute.
+    wait("books of both readers", booked, 60, hint=installed.said)
     done = subprocess.run(
         [sys.executable, "-m", "ugallu", "doctor", "--kubeconfig", str(installed.node.kubeconfig), "--json"],
         capture_output=True,

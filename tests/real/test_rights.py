@@ -19,6 +19,7 @@ import yaml
 
 from tests.rig.cluster import ApiServer, Options
 from tests.rig.ground import wait
+from tests.rig.intruder import EXPECTED, attack
 from ugallu.operator.contract import Grant
 from ugallu.operator.rights import rights
 from ugallu.runtime.attestor.operator import Attestor
@@ -126,36 +127,6 @@ class Installed:
         return [event for event in self.api.audit() if event["user"].get("username") == user]
 
 
-def attack(api: ApiServer) -> None:
-    """What an intruder does who took a workload over: looks at secrets, starts a way to the node, makes itself admin."""
-    api.kubectl("create", "namespace", "shop")
-    api.kubectl("create", "serviceaccount", "web", "-n", "shop")
-    api.kubectl("create", "serviceaccount", "default", "-n", "shop")
-    api.kubectl("create", "clusterrolebinding", "web", "--clusterrole=cluster-admin", "--serviceaccount=shop:web")
-    web = api.kubeconfig_with(api.token("shop", "web"))
-
-    def allowed() -> bool:
-        return api.kubectl("auth", "can-i", "*", "*", kubeconfig=web).strip() == "yes"
-
-    api.wait("the binding", allowed)
-    api.kubectl("get", "secrets", "-A", kubeconfig=web)
-    privileged = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "way-out", "namespace": "shop"},
-        "spec": {
-            "hostPID": True,
-            "automountServiceAccountToken": False,
-            "containers": [{"name": "c", "image": "busybox:1", "securityContext": {"privileged": True}}],
-            "volumes": [{"name": "node", "hostPath": {"path": "/"}}],
-        },
-    }
-    api.kubectl("create", "-f", "-", stdin=json.dumps(privileged), kubeconfig=web)
-
-
-EXPECTED: Final = {"ClusterAdminGranted", "PrivilegedPodChange", "HostPathMount", "KubernetesAPICall"}
-
-
 def everything(folder: Path) -> Path:
     """The overlay `standard` and ttl, which comes with a store that it shares with the attestor."""
     there = Path(os.path.relpath(ROOT / "manifests", folder))
@@ -185,7 +156,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
             "audit-detection", "detection", "--audit-log", str(api.audit_log), "--from-start"
         )
         try:
-            attack(api)
+            # There are no controllers here to make it.
+            api.kubectl("create", "namespace", "shop")
+            api.kubectl("create", "serviceaccount", "default", "-n", "shop")
+            attack(api, "shop")
             at.api.wait("every event attested", lambda: settled(at), 90)
             # A second process without the first one's memory finds the same facts under the same names.
             again = at.start("audit-detection", "again", "--audit-log", str(api.audit_log), "--from-start")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -194,6 +195,15 @@ def _reserve() -> tuple[Path, int]:
             continue
         return folder, number
     raise RigError(f"256 clusters are there already: look at {tempfile.gettempdir()}/{PREFIX}*")
+
+
+def answers(url: str) -> bool:
+    """Tell whether a server answers a GET with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
 
 
 def free_port() -> int:

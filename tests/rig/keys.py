@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ugallu.testing.certificates import usage
+
 # No clock: the rig's clusters live for minutes, on machines whose clock may be anywhere.
 BEGIN = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 END = dt.datetime(2060, 1, 1, tzinfo=dt.UTC)
@@ -38,21 +40,10 @@ class Authority:
         self.folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"rig {name}")])
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            key_cert_sign=True,
-            crl_sign=True,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
         certificate = (
             self._builder(self._name, self._key)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(usage, critical=True)
+            .add_extension(usage(signs=True, certifies=True), critical=True)
             .sign(self._key, hashes.SHA256())
         )
         self.pair = _write(folder, name, certificate, self._key)

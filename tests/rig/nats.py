@@ -4,14 +4,13 @@ import base64
 import binascii
 import json
 import secrets
-import urllib.request
 from types import TracebackType
 from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.rig import go
-from tests.rig.ground import Ground, Process, free_port, wait
+from tests.rig.ground import Ground, Process, answers, free_port, wait
 from tests.rig.keys import Authority
 
 TOKEN = "s3cret-of-this-run"
@@ -80,13 +79,7 @@ class NatsServer:
 
     def _ready(self) -> bool:
         self.process.check()
-        try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self._monitor}/healthz?js-enabled-only=true", timeout=2
-            ) as reply:
-                return bool(reply.status == 200)
-        except OSError:
-            return False
+        return answers(f"http://127.0.0.1:{self._monitor}/healthz?js-enabled-only=true")
 
     def _accounts(self) -> str:
         """Return the configuration of an operator with two accounts, and write a user's .creds file."""

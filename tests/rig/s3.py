@@ -1,14 +1,13 @@
 """S3 servers that enforce object locks, on this machine: one process, its data in the ground's folder."""
 
 import secrets
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.rig import go
-from tests.rig.ground import Ground, Process, free_port, wait
+from tests.rig.ground import Ground, Process, answers, free_port, wait
 
 ACCESS_KEY = "testaccess"
 SECRET_KEY = "testsecretkey"  # a server of this test run alone
@@ -85,11 +84,7 @@ class S3Server:
 
     def _ready(self) -> bool:
         self.process.check()
-        try:
-            with urllib.request.urlopen(f"{self.endpoint}{self.kind.ready}", timeout=2) as reply:
-                return bool(reply.status == 200)
-        except OSError:
-            return False
+        return answers(f"{self.endpoint}{self.kind.ready}")
 
 
 class _Server(Process):

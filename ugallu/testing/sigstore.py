@@ -25,6 +25,7 @@ from ugallu.evidence.ports import Envelope, LogEntry, PublicKey
 from ugallu.evidence.trusted_root import LogKey
 from ugallu.evidence.x509 import Identity
 from ugallu.net.ask import Reply
+from ugallu.testing.certificates import usage
 
 BEGAN: Final = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 ENDS: Final = dt.datetime(2060, 1, 1, tzinfo=dt.UTC)
@@ -117,7 +118,7 @@ class FakeFulcio:
             .serial_number(library.random_serial_number())
             .not_valid_before(begins)
             .not_valid_after(begins + self.lifetime)
-            .add_extension(_usage(signs=True), critical=True)
+            .add_extension(usage(signs=True), critical=True)
             .add_extension(
                 library.ExtendedKeyUsage(list(purposes) or [ExtendedKeyUsageOID.CODE_SIGNING]), critical=False
             )
@@ -245,7 +246,7 @@ class FakeAuthority:
             .serial_number(library.random_serial_number())
             .not_valid_before(BEGAN)
             .not_valid_after(ENDS)
-            .add_extension(_usage(signs=True), critical=True)
+            .add_extension(usage(signs=True), critical=True)
             .add_extension(library.ExtendedKeyUsage(list(purposes)), critical=critical)
             .sign(self.root_key, hashes.SHA256())
         )
@@ -432,22 +433,8 @@ def _authority(name: str, key: ec.EllipticCurvePrivateKey) -> library.Certificat
         .not_valid_before(BEGAN)
         .not_valid_after(ENDS)
         .add_extension(library.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(certifies=True), critical=True)
+        .add_extension(usage(certifies=True), critical=True)
         .sign(key, hashes.SHA256())
-    )
-
-
-def _usage(*, signs: bool = False, certifies: bool = False) -> library.KeyUsage:
-    return library.KeyUsage(
-        digital_signature=signs,
-        key_cert_sign=certifies,
-        crl_sign=certifies,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
     )
 
 

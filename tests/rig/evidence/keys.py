@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.rig.keys import BEGIN, END
+from ugallu.testing.certificates import usage
 
 PASSWORD = "test"
 _PKCS8 = serialization.PrivateFormat.PKCS8
@@ -43,21 +44,6 @@ def make(folder: Path) -> Keys:
     _log(keys.rekor2_key, keys.rekor2_pub, _PKCS8)
     _timestamps(keys)
     return keys
-
-
-def usage(*, signs: bool = False, certifies: bool = False) -> x509.KeyUsage:
-    """Return what a key may do."""
-    return x509.KeyUsage(
-        digital_signature=signs,
-        key_cert_sign=certifies,
-        crl_sign=certifies,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def builder(
