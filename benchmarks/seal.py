@@ -18,6 +18,7 @@ import structlog
 
 from ugallu.api.bundle import AttestationBundle
 from ugallu.api.event import ClusterIdentity, SecurityEvent
+from ugallu.api.marks import EventMark
 from ugallu.clock import SystemClock
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.embedded import EmbeddedCluster
@@ -75,7 +76,7 @@ async def measure(folder: Path, count: int, rate: float, *, shared: bool = True,
     took: list[float] = []
     over = anyio.Event()
 
-    def told(_: Change, event: SecurityEvent) -> None:
+    def told(_: Change, event: EventMark) -> None:
         begun = born.get(event.metadata.name)
         if begun is not None and is_attested(event):
             took.append(time.perf_counter() - begun)
@@ -83,7 +84,7 @@ async def measure(folder: Path, count: int, rate: float, *, shared: bool = True,
             if len(took) == count:
                 over.set()
 
-    cache.view(SecurityEvent).listen(told)
+    cache.view(EventMark).listen(told)
 
     def born_now(number: int) -> SecurityEvent:
         event = make_event(f"se-{number:024x}", detected_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
