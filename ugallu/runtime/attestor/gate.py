@@ -55,7 +55,7 @@ class Gate:
             try:
                 done = await work()
             except TransientError:
-                self._failed()
+                self._failed(asking=asking)
                 raise
             except UgalluError:
                 self._answered()
@@ -67,9 +67,10 @@ class Gate:
                 if asking:
                     self._asking = False
 
-    def _failed(self) -> None:
+    def _failed(self, *, asking: bool) -> None:
         self._failures += 1
-        if self._failures >= IN_A_ROW:
+        # Calls that were under way when it shut fail as well: they are of the same trouble, and lengthen no pause.
+        if asking or self._failures == IN_A_ROW:
             self._ask_at = self._clock.monotonic() + self._pause.next()
             self._metrics.gauge("ugallu_attestor_backend_shut", 1.0, backend=self.name)
 
