@@ -1,6 +1,7 @@
 """The directory store: what a crash and an intruder may do to it."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -47,6 +48,29 @@ async def test_acknowledged_content_survives_the_loss_of_its_files(tmp_path: Pat
     for key in ("a/torn", "a/empty", "a/gone", "a/whole", "staging/x"):
         assert await again.get(key) == key.encode() * 100
     again.close()
+
+
+async def test_an_opening_that_fails_leaves_the_store_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever sync fails while the store is opened, the next opening is refused nothing: no lock stays behind."""
+    real, left = os.fsync, 0
+
+    def fsync(handle: int) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError(errno.EIO, "Input/output error")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for failing in range(1, 20):
+        folder, left = tmp_path / str(failing), failing
+        try:
+            opened(folder).close()
+        except TransientError:
+            opened(folder).close()
+        if left > 0:
+            break
+    assert failing > 1, "no sync was ever seen"
 
 
 @pytest.mark.parametrize("cut", [1, 10, 36, 200])

@@ -519,5 +519,7 @@ def _lock(root: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
+        if not isinstance(error, BlockingIOError):
+            raise
         raise RefusedError("another process has this log open", where=str(root), fix="stop it first") from error
     return handle

@@ -4,6 +4,7 @@ A frame is its length (4 bytes, big-endian), the SHA-256 of its content, and the
 frame that is cut or garbled: it was never acknowledged.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -24,13 +25,18 @@ class WriteAhead:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise RefusedError("another process writes to this store", where=str(path), fix="stop it first") from error
-        self._handle = _open(path)
-        sync_directory(path.parent)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._lock)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RefusedError(
+                    "another process writes to this store", where=str(path), fix="stop it first"
+                ) from error
+            self._handle = _open(path)
+            undo.callback(os.close, self._handle)
+            sync_directory(path.parent)
+            undo.pop_all()
         self.size = 0
         self._torn = True
         self._named = True
