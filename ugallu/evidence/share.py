@@ -37,6 +37,13 @@ def pack(contents: Sequence[bytes]) -> tuple[bytes, list[Part]]:
     return b"".join(content + b"\n" for content in contents), parts
 
 
+def part_of(whole: bytes, content: bytes) -> Part | None:
+    """Return which part of a pack these bytes are, the first of equal ones; None where they are no line of it."""
+    # With a line's end before it, the first line is found like any other.
+    at = (b"\n" + whole).find(b"\n" + content + b"\n")
+    return None if at < 0 or not content else Part(at, at + len(content) - 1)
+
+
 class Member(msgspec.Struct, frozen=True, array_like=True):
     """One of those that share a statement: its bundle, its event, and its part of the attested bytes."""
 

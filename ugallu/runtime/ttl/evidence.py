@@ -5,20 +5,30 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from ugallu.api.bundle import AttestationBundle, AttestationBundleSpec, AttestationBundleStatus, BundlePhase, RekorEntry
+from ugallu.api.bundle import (
+    AttestationBundle,
+    AttestationBundleSpec,
+    AttestationBundleStatus,
+    BundleArchive,
+    BundlePhase,
+    RekorEntry,
+)
 from ugallu.api.event import EvidenceRef, SecurityEvent, SecurityEventSpec
 from ugallu.api.meta import Metadata, ObjectReference, Wire
 from ugallu.api.response import EventResponse, EventResponseSpec
 from ugallu.cluster.port import Cluster, NotFoundError
 from ugallu.errors import PermanentError
 from ugallu.evidence.canonical import canonical, digest
-from ugallu.evidence.ports import IntegrityError
-from ugallu.evidence.seal import Keys
+from ugallu.evidence.ports import IntegrityError, Stored
+from ugallu.evidence.seal import Keys, shared_name
+from ugallu.evidence.share import part_of
 from ugallu.evidence.stores.parts import split
 from ugallu.runtime.ttl.marks import Bundle, Whole
 from ugallu.runtime.ttl.vault import Vault
 
 _MONTHS = 120
+ROLES = ("", "fulcio", "openbao")
+"""What the name of a bundle may say of who signed it: nothing, where one did; both, in dual mode."""
 _SPECS: dict[str, type[SecurityEventSpec | EventResponseSpec]] = {
     SecurityEvent.kind_info.name: SecurityEventSpec,
     EventResponse.kind_info.name: EventResponseSpec,
@@ -84,13 +94,17 @@ def keys_of(vault: Vault, bundle: AttestationBundle) -> Iterator[str]:
             continue
         yield key
         if key.endswith(".sigstore.json"):
-            yield key.removesuffix(".sigstore.json") + ".intoto.jsonl"
+            name = key.removesuffix(".sigstore.json")
+            # The envelopes of all who signed lie under one name.
+            role = next((role for role in ROLES if role and name.endswith(f".{role}")), "")
+            yield name.removesuffix(f".{role}") + ".intoto.jsonl"
 
 
 async def lost_bundle(vault: Vault, item: Whole, now: dt.datetime) -> AttestationBundle:
     """Return what a bundle that is gone would say, from the store: the event remembers its uid, and nothing is listed.
 
-    Raises `Unsealed` for an event that was never said to be attested, or whose evidence is nowhere.
+    Sealed alone it lies under that uid, sealed with others under the digest of the statement that they shared. Raises
+    `Unsealed` for an event that was never said to be attested, or whose evidence is nowhere.
     """
     try:
         seen = msgspec.convert(item.status or {}, _Attested)
@@ -101,27 +115,53 @@ async def lost_bundle(vault: Vault, item: Whole, now: dt.datetime) -> Attestatio
     uid = seen.attestation_bundle_ref.uid
     cluster_id = _cluster_id(item)
     born = item.metadata.creation_timestamp or now
-    keys = Keys(uid)
+    alone, shared = Keys(uid), Keys(shared_name(seen.attestation_digest))
     for month in _months(born, now):
-        found = await vault.store.stat(keys.bundle(cluster_id, month))
-        subject = await vault.store.stat(keys.subject(cluster_id, month))
-        if found is not None and subject is not None:
-            return AttestationBundle(
-                metadata=Metadata(name=seen.attestation_bundle_ref.name, uid=uid),
-                spec=AttestationBundleSpec(
-                    attested_for=ObjectReference(
-                        kind=type(item).kind_info.name, name=item.metadata.name, uid=item.metadata.uid
-                    )
-                ),
-                status=AttestationBundleStatus(
-                    phase=BundlePhase.SEALED,
-                    statement_digest=seen.attestation_digest,
-                    rekor_entry=RekorEntry(log_index=0, uuid=""),
-                    worm_ref=EvidenceRef(media_type=found.media_type, url=found.url, sha256=found.sha256),
-                    subject_ref=EvidenceRef(media_type=subject.media_type, url=subject.url, sha256=subject.sha256),
-                ),
-            )
+        for keys, subject in (
+            (alone, await vault.store.stat(alone.subject(cluster_id, month))),
+            (shared, await _part(vault, shared.subjects(cluster_id, month), _spec(item))),
+        ):
+            legs = await _legs(vault, keys, cluster_id, month) if subject is not None else ()
+            if subject is not None and legs:
+                return _found(item, seen, legs, subject)
     raise Unsealed
+
+
+async def _part(vault: Vault, key: str, content: bytes) -> Stored | None:
+    """Return what is recorded of these bytes as a part of what lies under the key; None where they are not in it."""
+    if await vault.store.stat(key) is None:
+        return None
+    stored, whole = await vault.store.read(key)
+    part = part_of(whole, content)
+    return None if part is None else part.of(stored, whole)[0]
+
+
+async def _legs(vault: Vault, keys: Keys, cluster_id: str, month: dt.datetime) -> tuple[BundleArchive, ...]:
+    """Return the Sigstore bundles there are: one, or one of each who signed."""
+    found = []
+    for role in ROLES:
+        stored = await vault.store.stat(keys.bundle(cluster_id, month, role))
+        if stored is not None:
+            url, sha256 = stored.url, stored.sha256
+            found.append(BundleArchive(role=role, media_type=stored.media_type, url=url, sha256=sha256))
+    return tuple(found)
+
+
+def _found(item: Whole, seen: _Attested, legs: tuple[BundleArchive, ...], subject: Stored) -> AttestationBundle:
+    return AttestationBundle(
+        metadata=Metadata(name=seen.attestation_bundle_ref.name, uid=seen.attestation_bundle_ref.uid),
+        spec=AttestationBundleSpec(
+            attested_for=ObjectReference(kind=type(item).kind_info.name, name=item.metadata.name, uid=item.metadata.uid)
+        ),
+        status=AttestationBundleStatus(
+            phase=BundlePhase.SEALED,
+            statement_digest=seen.attestation_digest,
+            rekor_entry=RekorEntry(log_index=0, uuid=""),
+            worm_ref=EvidenceRef(media_type=legs[0].media_type, url=legs[0].url, sha256=legs[0].sha256),
+            subject_ref=EvidenceRef(media_type=subject.media_type, url=subject.url, sha256=subject.sha256),
+            bundles=legs,
+        ),
+    )
 
 
 def _cluster_id(item: Whole) -> str:

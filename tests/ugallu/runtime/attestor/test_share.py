@@ -17,7 +17,7 @@ from ugallu.cluster.port import Cluster, UnavailableError, list_all
 from ugallu.errors import TransientError
 from ugallu.evidence.ports import IntegrityError
 from ugallu.evidence.seal import PATIENCE
-from ugallu.evidence.share import MAX_BYTES, OVERHEAD, fitting, pack
+from ugallu.evidence.share import MAX_BYTES, OVERHEAD, fitting, pack, part_of
 from ugallu.evidence.statement import MAX_SUBJECTS, spec_bytes
 from ugallu.operator.contract import After
 from ugallu.runtime.attestor.proof import confirm_in
@@ -43,6 +43,8 @@ def test_each_one_is_a_line_and_a_part(contents: list[bytes]) -> None:
     whole, parts = pack(contents)
     assert [whole[part.first : part.last + 1] for part in parts] == contents
     assert whole.split(b"\n")[:-1] == contents
+    assert [part_of(whole, content) for content in contents] == [parts[contents.index(each)] for each in contents]
+    assert part_of(whole, b"".join(contents) + b"?") is None
 
 
 def name(number: int) -> str:
