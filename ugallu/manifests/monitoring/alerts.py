@@ -7,7 +7,7 @@ same words are the annotations of the PrometheusRule and the sections of docs/mo
 import enum
 from typing import Any, Final, NamedTuple
 
-from ugallu.settings import EmitSettings
+from ugallu.settings import EmitSettings, WebhookSettings
 
 PAGE: Final = "https://github.com/ugallu/ugallu/blob/main/docs/monitoring.md"
 EVERY: Final = "30s"
@@ -61,8 +61,18 @@ def _share(part: str, whole: str, percent: float) -> str:
     return f"sum(rate({part}[10m])) / sum(rate({whole}[10m])) > {percent / 100:g}"
 
 
+def _rose(selector: str, window: str, by: str) -> str:
+    """Tell whether a gauge that only rises, and outlives its process, is above all that it was before the window.
+
+    Where it is for the first time, too. Pods come and go under other names, so they are added up first.
+    """
+    now = f"sum by ({by}) ({selector})"
+    return f"{now} > (max_over_time(({now})[2h:1m] offset {window}) or 0 * {now})"
+
+
 _WHO: Final = "{{ $labels.operator }}{{ with $labels.pod }} in {{ . }}{{ end }}"
 _NEARLY_FULL: Final = int(0.9 * EmitSettings().journal_bytes)
+_SPOOL_FILLING: Final = WebhookSettings().spool_bytes // 2
 
 PROCESS: Final = Group(
     "ugallu.process",
@@ -272,6 +282,26 @@ EVENTS: Final = Group(
             "The volume: full, read-only or broken. The log has the error number.",
         ),
         Alert(
+            "UgalluBooksOpen",
+            'sum by (source, pod) (ugallu_books_events{account="received"}) '
+            '!= sum by (source, pod) (ugallu_books_events{account=~"parsed|rejected|duplicate"})',
+            "15m",
+            Severity.WARNING,
+            "The books of {{ $labels.source }} do not close",
+            "Events were received of which nobody knows what became. This is a bug, or a state that was put back.",
+            "`ugallu doctor` shows the ledger; report it with its output.",
+        ),
+        Alert(
+            "UgalluObservationsLost",
+            _rose('ugallu_books_findings{account=~"lost[.].+"}', "15m", "account"),
+            "0s",
+            Severity.WARNING,
+            "Observations were lost: {{ $labels.account }}, {{ $value | humanize }} by now",
+            "No detector has seen them, so an attack may be among them. The books count each, with its reason.",
+            "The SourceRateLimited events of that time name source and reason; `ugallu replay` over the audit log of "
+            "that time shows what was missed.",
+        ),
+        Alert(
             "UgalluBusDropping",
             "sum by (source, subscriber) (rate(ugallu_bus_dropped_total[5m])) > 0",
             "5m",
@@ -342,6 +372,38 @@ AUDIT: Final = Group(
             "`--audit-log-truncate-max-event-size` and `--audit-webhook-truncate-max-event-size` of kube-apiserver.",
         ),
         Alert(
+            "UgalluAuditWebhookBackpressure",
+            "sum by (pod) (rate(ugallu_audit_webhook_backpressure_total[5m])) > 0",
+            "5m",
+            Severity.CRITICAL,
+            "API servers are told to come back later{{ with $labels.pod }} by {{ . }}{{ end }}",
+            "The spool is full, its disk is, or it cannot be written. An API server tries a batch five times, and then "
+            "it is lost.",
+            "The log says which it is. A full spool: why its reader does not get on (UgalluEmitterBufferStuck, "
+            "UgalluJournalFailing). A full disk: `df` in the Pod, a larger volume.",
+        ),
+        Alert(
+            "UgalluAuditWebhookSpoolFilling",
+            f"ugallu_audit_webhook_spool_bytes > {_SPOOL_FILLING}",
+            "10m",
+            Severity.WARNING,
+            "The webhook's spool holds {{ $value | humanize1024 }}B{{ with $labels.pod }} in {{ . }}{{ end }}",
+            "Nothing is lost and no API server waits, yet: events come faster than they are read. (Half of the default "
+            "of 1 GiB.)",
+            "The CPU of the Pod; rules that are slow say so in their condition `TooSlow`; UgalluJournalFailing.",
+        ),
+        Alert(
+            "UgalluAuditWebhookAuthFailures",
+            "sum by (pod) (rate(ugallu_audit_webhook_auth_failures_total[5m])) > 0.1",
+            "2m",
+            Severity.WARNING,
+            "Somebody calls the audit webhook without its token{{ with $labels.pod }} of {{ . }}{{ end }}",
+            "An API server whose kubeconfig is out of date, whose events are lost meanwhile; or somebody who tries to "
+            "forge them.",
+            'An API server whose `apiserver_audit_error_total{plugin="webhook"}` rises has the wrong kubeconfig; where '
+            "none does, somebody else calls.",
+        ),
+        Alert(
             "UgalluAuditBusLosing",
             "sum by (consumer, reason) (rate(ugallu_audit_bus_dropped_total[5m])) > 0",
             "5m",
@@ -351,6 +413,44 @@ AUDIT: Final = Group(
             "(`size`). It is told how many, and may have missed what it watches for.",
             "`spec.consumers` of AuditDetectionConfig: raise `maxEventsPerSec`, narrow `filter`, or name what must not "
             "be missed under `priority`.",
+        ),
+        Alert(
+            "UgalluAuditBusLagging",
+            "max by (consumer) (min_over_time(ugallu_audit_bus_queue_depth[10m])) > 10000",
+            "5m",
+            Severity.WARNING,
+            "{{ $labels.consumer }} is {{ $value | humanize }} events behind on the event bus",
+            "It is served late, and loses what leaves the replay (60 s or 64 MiB) before it comes by.",
+            "The CPU of the consumer's Pod and what it waits for; a narrower `filter` in AuditDetectionConfig.",
+        ),
+        Alert(
+            "UgalluAuditBusConsumerGone",
+            "max by (consumer) (max_over_time(ugallu_audit_bus_subscribers[1h])) > 0 "
+            "and max by (consumer) (ugallu_audit_bus_subscribers) == 0",
+            "10m",
+            Severity.WARNING,
+            "Nobody reads the event bus as {{ $labels.consumer }} any more",
+            "What it detects is not detected. What it misses from now on cannot be told to it to the event.",
+            "The consumer's Pods and their `/readyz`; `spec.consumers` of AuditDetectionConfig if it was taken away on "
+            "purpose.",
+        ),
+        Alert(
+            "UgalluAuditBusAuthFailures",
+            "sum by (pod) (rate(ugallu_audit_bus_auth_failures_total[5m])) > 0.1",
+            "2m",
+            Severity.WARNING,
+            "Somebody calls the event bus without its token{{ with $labels.pod }} of {{ . }}{{ end }}",
+            "A consumer with an old token, which sees nothing; or somebody who wants to read the audit log.",
+            "The Secret `ugallu-audit-bus-token` of both sides; a consumer's `/readyz` says that it is refused.",
+        ),
+        Alert(
+            "UgalluAuditBusGap",
+            _grew("ugallu_audit_bus_lost_total", "15m", "source"),
+            "0s",
+            Severity.WARNING,
+            "A reader of {{ $labels.source }} has missed {{ $value | humanize }} events",
+            "The bus says so: it was away for longer than the bus remembers, too slow, or above its cap.",
+            "The SourceRateLimited events of that time; over NATS, the limits of the stream (`--bus-stream`).",
         ),
         Alert(
             "UgalluAuditBusUnread",

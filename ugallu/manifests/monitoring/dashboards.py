@@ -1,4 +1,4 @@
-"""Two Grafana dashboards as data: is the product well and what does it find; is the audit stream complete. Pure.
+"""Grafana dashboards as data: is the product well and what does it find, is the audit stream whole, what is lost. Pure.
 
 The format is Grafana's dashboard JSON (schemaVersion 39, Grafana 10 and later).
 """
@@ -357,10 +357,225 @@ AUDIT: Final = Dashboard(
             (Query("sum by (rule) (increase(ugallu_audit_rule_compile_errors_total[1h]))", "{{rule}}"),),
             "The rule's condition Compiled says why.",
         ),
+        Panel(
+            "Groups of correlations",
+            (Query("topk(10, max by (rule) (ugallu_audit_correlation_groups))", "{{rule}}"),),
+            "Each has a window of its own.",
+        ),
+        Panel(
+            "What correlations and slow rules miss, in an hour",
+            (
+                Query(
+                    "sum by (rule) (increase(ugallu_audit_correlation_evicted_total[1h])) > 0",
+                    "{{rule}}: groups forgotten",
+                ),
+                Query("sum by (rule) (increase(ugallu_audit_correlation_late_total[1h])) > 0", "{{rule}}: too late"),
+                Query("sum by (rule) (increase(ugallu_audit_rule_passed_over_total[1h])) > 0", "{{rule}}: held back"),
+            ),
+            "For want of room, for lateness, and while a rule was too slow.",
+        ),
     ),
 )
 
-DASHBOARDS: Final = (OVERVIEW, AUDIT)
+BOOKS: Final = Dashboard(
+    "ugallu-audit-books",
+    "ugallu / Books and event bus",
+    "Whether every audit event is accounted for, what API servers are told, and what consumers of the event bus miss.",
+    (
+        _stat(
+            "Received in 24 h",
+            'sum(delta(ugallu_books_events{account="received"}[24h]))',
+            "Audit events, by the loss ledger.",
+        ),
+        _stat(
+            "Not accounted for",
+            'abs(sum(ugallu_books_events{account="received"}) '
+            '- sum(ugallu_books_events{account=~"parsed|rejected|duplicate"}))',
+            "Received events that are neither parsed nor rejected nor duplicates.",
+            red_from=1,
+        ),
+        _stat(
+            "Lost",
+            'sum(ugallu_books_findings{account=~"lost[.].+"}) or vector(0)',
+            "Observations that never reached a detector, since the beginning.",
+            red_from=1,
+        ),
+        _stat(
+            "Refused with 503 in 24 h",
+            "sum(increase(ugallu_audit_webhook_backpressure_total[24h])) or vector(0)",
+            "Requests of API servers, which try again: the spool is full, or the disk.",
+            red_from=1,
+        ),
+        _stat(
+            "Lost to consumers in 24 h",
+            "sum(increase(ugallu_audit_bus_dropped_total[24h])) or vector(0)",
+            "Events that the bus could not bring to somebody who asked for them.",
+            red_from=1,
+        ),
+        _stat(
+            "Buses not read",
+            "count(max by (source) (ugallu_audit_bus_connected) == 0) or vector(0)",
+            "By the readers' word.",
+            red_from=1,
+        ),
+        _row(
+            "The loss ledger: received = parsed + rejected + duplicate; matched = emitted + folded + dropped + pending"
+        ),
+        Panel(
+            "Events by source",
+            (
+                Query(
+                    'sum by (source, account) (deriv(ugallu_books_events{account!="received"}[5m]))',
+                    "{{source}}: {{account}}",
+                ),
+            ),
+            "What became of received events, a second.",
+            unit="ops",
+            stacked=True,
+        ),
+        Panel(
+            "Findings",
+            (
+                Query(
+                    'sum by (account) (deriv(ugallu_books_findings{account!~"matched|pending|summaries"}[5m]))',
+                    "{{account}}",
+                ),
+            ),
+            "What became of matches, a second.",
+            unit="ops",
+            stacked=True,
+        ),
+        Panel(
+            "Not accounted for",
+            (
+                Query(
+                    'sum by (source) (ugallu_books_events{account="received"}) '
+                    '- sum by (source) (ugallu_books_events{account=~"parsed|rejected|duplicate"})',
+                    "{{source}}",
+                ),
+                Query(
+                    'sum(ugallu_books_findings{account="matched"}) '
+                    '- sum(ugallu_books_findings{account=~"emitted|folded|pending|dropped[.].+"})',
+                    "findings",
+                ),
+            ),
+            "The books close where this is 0.",
+        ),
+        Panel(
+            "Lost and dropped",
+            (Query('sum by (account) (ugallu_books_findings{account=~"(lost|dropped)[.].+"})', "{{account}}"),),
+            "By reason, since the beginning.",
+        ),
+        _row("The audit webhook"),
+        Panel(
+            "Requests",
+            (Query("sum by (outcome) (rate(ugallu_audit_webhook_requests_total[$__rate_interval]))", "{{outcome}}"),),
+            "By what the API server was told, a second.",
+            unit="ops",
+            stacked=True,
+        ),
+        Panel(
+            "Acknowledged after",
+            (
+                Query(
+                    "histogram_quantile(0.5, sum by (le) "
+                    "(rate(ugallu_audit_webhook_ack_seconds_bucket[$__rate_interval])))",
+                    "p50",
+                ),
+                Query(
+                    "histogram_quantile(0.99, sum by (le) "
+                    "(rate(ugallu_audit_webhook_ack_seconds_bucket[$__rate_interval])))",
+                    "p99",
+                ),
+            ),
+            "From a body that is read to 200, fsync included.",
+            unit="s",
+        ),
+        Panel(
+            "Spool",
+            (Query("sum by (pod) (ugallu_audit_webhook_spool_bytes)", "{{pod}}"),),
+            "Acknowledged and not yet let go of.",
+            unit="bytes",
+        ),
+        Panel(
+            "Events",
+            (
+                Query("sum(rate(ugallu_audit_webhook_events_total[$__rate_interval]))", "acknowledged"),
+                Query("sum(rate(ugallu_audit_webhook_parse_errors_total[$__rate_interval]))", "rejected"),
+                Query("sum(rate(ugallu_audit_duplicate_total[$__rate_interval]))", "had come before"),
+            ),
+            "A second.",
+            unit="ops",
+        ),
+        _row("The event bus: who serves"),
+        Panel(
+            "Sent",
+            (Query("sum by (consumer) (rate(ugallu_audit_bus_sent_total[$__rate_interval]))", "{{consumer}}"),),
+            "Events to each consumer, a second.",
+            unit="ops",
+        ),
+        Panel(
+            "Lost, by consumer",
+            (
+                Query(
+                    "sum by (consumer, reason) (rate(ugallu_audit_bus_dropped_total[$__rate_interval]))",
+                    "{{consumer}}: {{reason}}",
+                ),
+            ),
+            "`rate`: its cap; `buffer`: it is too slow; `size`: the event is too large.",
+            unit="ops",
+            stacked=True,
+        ),
+        Panel(
+            "Lag",
+            (Query("max by (consumer, pod) (ugallu_audit_bus_queue_depth)", "{{consumer}} {{pod}}"),),
+            "Events that the slowest stream has not read.",
+        ),
+        Panel(
+            "Streams",
+            (
+                Query("sum by (consumer) (ugallu_audit_bus_subscribers)", "{{consumer}}"),
+                Query("sum(rate(ugallu_audit_bus_auth_failures_total[$__rate_interval]))", "calls without the token"),
+            ),
+            "Each reader has one to every replica.",
+        ),
+        _row("The event bus: who reads"),
+        Panel(
+            "Read",
+            (
+                Query(
+                    "sum by (source, pod) (rate(ugallu_audit_bus_received_total[$__rate_interval]))",
+                    "{{source}} {{pod}}",
+                ),
+            ),
+            "A second.",
+            unit="ops",
+        ),
+        Panel(
+            "Lost, by the bus's own word",
+            (Query("sum by (source, pod) (increase(ugallu_audit_bus_lost_total[1h]))", "{{source}} {{pod}}"),),
+            "Within an hour.",
+        ),
+        Panel(
+            "Connected",
+            (Query("max by (source, pod) (ugallu_audit_bus_connected)", "{{source}} {{pod}}"),),
+            "1 while a server, or NATS, is read.",
+        ),
+        Panel(
+            "Age of the newest event",
+            (
+                Query(
+                    'time() - max by (source, pod) (ugallu_audit_last_event_timestamp_seconds{source!~"audit-file.*"})',
+                    "{{source}} {{pod}}",
+                ),
+            ),
+            "How late its readers are.",
+            unit="s",
+        ),
+    ),
+)
+
+DASHBOARDS: Final = (OVERVIEW, AUDIT, BOOKS)
 
 
 def text(dashboard: Dashboard) -> str:
