@@ -1,11 +1,12 @@
 """Which rules can fire under an audit policy: all of what they look for, a part of it, or nothing.
 
 Two witnesses: the rule's own tests, whose events are cut down to what the policy lets through and asked again; and the
-requests that the rule is about, each held against the policy.
+requests that the rule is about, each held against the policy. A rule may also learn from requests that it is not about:
+what an object was before, which Pod is entered, which rights are behind somebody.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -23,7 +24,8 @@ from ugallu_audit_detection.audit_policy.document import (
     rank,
 )
 from ugallu_audit_detection.audit_policy.places import exists, homes, parts
-from ugallu_audit_detection.audit_policy.sight import hits, level_for, seen_under
+from ugallu_audit_detection.audit_policy.sight import Event, hits, level_for, seen_under
+from ugallu_audit_detection.sigma.questions import Of
 
 Verdict = Literal["can", "partly", "cannot", "unseen"]
 """`unseen` is what a recording says of a rule when it shows nothing of the kind."""
@@ -33,6 +35,9 @@ OTHERS: Final = "(others)"
 _LIVE: Final = frozenset({"exec", "attach", "portforward", "proxy"})
 _MOST: Final = 20_000
 """Requests that are held against a policy for one rule: what a rule of many lists is cut to."""
+LEARNS: Final[Level] = "Request"
+"""The level at which a write tells what is remembered of its object."""
+_WRITES: Final = ("create", "update", "patch")
 
 
 class Sort(NamedTuple):
@@ -58,6 +63,8 @@ class Gap(NamedTuple):
     needs: str
     who: str = ""
     """Whose requests alone; empty: everybody's."""
+    learns: bool = False
+    """Whether it is not about these requests, but knows from them what it asks beyond its event."""
 
 
 class Coverage(NamedTuple):
@@ -103,17 +110,22 @@ def needed(armed: Armed) -> Needed:
 
 
 def _sends(sort: Sort) -> bool:
-    return sort.verb in ("create", "update", "patch") and sort.subresource not in _LIVE
+    return sort.verb in _WRITES and sort.subresource not in _LIVE
 
 
 def coverage(armed: Armed, policy: AuditPolicy) -> Coverage:
     """Return what the rule can see under the policy."""
     need = needed(armed)
     tests = [test for test in armed.spec.tests if test.expect == "hit" and hits(armed, test.event, test.before)]
-    missed = tuple(test.name for test in tests if not hits(armed, seen_under(policy, test.event), test.before))
+    missed = tuple(
+        test.name
+        for test in tests
+        if not hits(armed, seen_under(policy, test.event), [*_remembered(armed, policy, test.before)])
+    )
     asked = tuple(sorts(armed, policy.rules))
     gaps = list(dict.fromkeys(gap for sort in asked for gap in _gaps(armed, policy, sort, need)))
     blind = sum(1 for gap in gaps if not gap.who and gap.has == "None")
+    gaps += (gap for sort in learned(armed) for gap in _unlearned(policy, sort))
     verdict: Verdict = "partly"
     if not gaps and not missed:
         verdict = "can"
@@ -142,6 +154,25 @@ def sorts(armed: Armed, policy: Sequence[PolicyRule] = ()) -> Iterator[Sort]:
     yield from itertools.islice(made, _MOST)
 
 
+def learned(armed: Armed) -> Iterator[Sort]:
+    """Yield the writes from which the rule knows what it asks beyond its event."""
+    compiled = armed.compiled
+    places = set(compiled.remembers)
+    if any(asked.of is Of.OBJECT for asked in compiled.asks):
+        places |= {(sort.group, sort.resource) for sort in sorts(armed)}
+    yield from (Sort(verb, *place) for place in sorted(places) for verb in _WRITES if exists(verb, *place, ""))
+
+
+def _remembered(armed: Armed, policy: AuditPolicy, before: Sequence[Event]) -> Iterator[Event]:
+    """Yield what a policy leaves of the events before one. Pods and rights a live process reads from the cluster."""
+    for event in before:
+        ref = event.get("objectRef") or {}
+        if (str(ref.get("apiGroup") or ""), str(ref.get("resource") or "")) in armed.compiled.remembers:
+            yield event
+        elif (shown := seen_under(policy, event)) is not None:
+            yield shown
+
+
 def _fits(armed: Armed, group: str, subresource: str) -> bool:
     asked = armed.compiled.dispatch
     return (asked.groups is None or group in asked.groups) and (
@@ -165,15 +196,27 @@ def _groups(armed: Armed) -> frozenset[str]:
 
 def _gaps(armed: Armed, policy: AuditPolicy, sort: Sort, need: Needed) -> Iterator[Gap]:
     """Yield what the rule misses of one sort of requests: for some callers first, then for everybody else."""
+    stages = armed.compiled.needs.stages or frozenset({"ResponseStarted" if _lives(sort) else "ResponseComplete"})
+    return _missing(policy, sort, need.of(sort), stages, lambda rule: looked_at(rule, sort, armed))
+
+
+def _unlearned(policy: AuditPolicy, sort: Sort) -> Iterator[Gap]:
+    """Yield whose writes of this sort teach nothing: anybody's may make what is asked for later."""
+    found = _missing(policy, sort, LEARNS, frozenset({"ResponseComplete"}), lambda _: True)
+    return (gap._replace(learns=True) for gap in found)
+
+
+def _missing(
+    policy: AuditPolicy, sort: Sort, level: Level, stages: frozenset[str], matters: Callable[[PolicyRule], bool]
+) -> Iterator[Gap]:
+    """Yield where one sort of requests is written below a level; `matters`: whether what some rule hides counts."""
     request = Request(sort.verb, sort.group, sort.resource, sort.subresource)
-    stages = armed.compiled.needs.stages or ({"ResponseStarted"} if _lives(sort) else {"ResponseComplete"})
-    level = need.of(sort)
     for number, rule in enumerate(policy.rules):
         some = conditional(rule)
         if not asks_for(_widened(rule) if some else rule, request):
             continue
         found = decision(policy, number)
-        if some and rule.level == "None" and not looked_at(rule, sort, armed):
+        if some and rule.level == "None" and not matters(rule):
             continue
         who = _who(rule) if some else ""
         if rank(found.level) < rank(level):

@@ -92,7 +92,8 @@ def chosen(paths: Sequence[Path]) -> list[Armed]:
 def _reasons(found: Coverage) -> Iterator[str]:
     for gap in found.gaps[:_SHOWN]:
         who = f" of {gap.who}" if gap.who else ""
-        yield f"{gap.sort}{who}: {'not audited' if gap.has == 'None' else gap.has}, needs {gap.needs}"
+        why = " to know what surrounds its events" if gap.learns else ""
+        yield f"{gap.sort}{who}: {'not audited' if gap.has == 'None' else gap.has}, needs {gap.needs}{why}"
     if len(found.gaps) > _SHOWN:
         yield f"and {len(found.gaps) - _SHOWN} more sorts of requests"
     for name in found.tests:

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from ugallu_audit_detection.arming import Armed
-from ugallu_audit_detection.audit_policy.coverage import Coverage, Gap, Sort, Verdict, needed, sorts
+from ugallu_audit_detection.audit_policy.coverage import LEARNS, Coverage, Gap, Sort, Verdict, learned, needed, sorts
 from ugallu_audit_detection.audit_policy.document import Level, level_named, rank, request_of
 from ugallu_audit_detection.audit_policy.sight import Event, record_of
 
@@ -39,14 +39,19 @@ def coverage_by(armed: Armed, levels: Mapping[Sort, Level]) -> Coverage:
         for sort in sorted(about)
         if rank(levels[sort]) < rank(need.of(sort))
     )
+    untaught = tuple(
+        Gap(str(sort), levels[sort], LEARNS, learns=True)
+        for sort in learned(armed)
+        if sort in levels and rank(levels[sort]) < rank(LEARNS)
+    )
     verdict: Verdict = "partly"
     if not about:
         verdict = "unseen"
-    elif not gaps:
-        verdict = "can"
     elif len(gaps) == len(about):
         verdict = "cannot"
-    return Coverage(armed.name, verdict, need.deepest(sorts(armed)), gaps, ())
+    elif not gaps and not untaught:
+        verdict = "can"
+    return Coverage(armed.name, verdict, need.deepest(sorts(armed)), gaps + untaught, ())
 
 
 def _about(armed: Armed, sort: Sort) -> bool:

@@ -6,9 +6,11 @@ from typing import Final, NamedTuple
 
 from ugallu_audit_detection.arming import RECEIVED, Armed
 from ugallu_audit_detection.audit_policy.coverage import (
+    LEARNS,
     OTHERS,
     VERBS,
     Sort,
+    learned,
     looked_at,
     needed,
     sorts,
@@ -54,14 +56,14 @@ def smallest(rules: Sequence[Armed]) -> Wanted:
     beyond: list[str] = []
     for armed in rules:
         need = needed(armed)
-        for sort in sorts(armed):
-            level = need.of(sort)
+        asked = [(sort, need.of(sort)) for sort in sorts(armed)] + [(sort, LEARNS) for sort in learned(armed)]
+        for sort, level in asked:
             cap = CAPS.get((sort.group, sort.resource, sort.subresource))
             if cap is not None and rank(cap) < rank(level):
                 beyond.append(f"{armed.name}: {sort} at {level}, which would write secrets to the log; it gets {cap}")
-                level = cap
-            if rank(level) > rank(levels.get(sort, "None")):
-                levels[sort] = level
+            given = level if cap is None else min(level, cap, key=rank)
+            if rank(given) > rank(levels.get(sort, "None")):
+                levels[sort] = given
     named = {sort: level for sort, level in levels.items() if sort.resource != OTHERS and sort.resource}
     rest = {sort: level for sort, level in levels.items() if sort not in named}
     early = any(RECEIVED in (armed.compiled.needs.stages or ()) for armed in rules)

@@ -93,6 +93,55 @@ def test_blind_for_some_is_partly() -> None:
     assert (some.verdict, [gap.who for gap in some.gaps]) == ("partly", ["namespace kube-system"])
 
 
+def named(name: str) -> Armed:
+    return next(rule for rule in EVERY if rule.name == name)
+
+
+def test_a_rule_that_learns_from_other_requests_is_partly_blind_without_them() -> None:
+    """Entering a privileged Pod is seen at Metadata; which Pod is privileged its own writes tell, at Request."""
+    rule = named("ugallu-exec-into-pod-privileged")
+    pods = {"group": "", "resources": ["pods"]}
+    found = coverage(rule, policy({"level": "Metadata"}))
+    assert found.verdict == "partly"
+    assert {(gap.sort, gap.has, gap.needs, gap.learns) for gap in found.gaps} >= {
+        ("create pods", "Metadata", "Request", True)
+    }
+    taught = policy(
+        {"level": "Request", "verbs": ["create", "update", "patch"], "resources": [pods]}, {"level": "Metadata"}
+    )
+    assert coverage(rule, taught).verdict == "can"
+    some = policy({"level": "None", "users": ["system:kube-scheduler"], "resources": [pods]}, *({"level": "Request"},))
+    assert {gap.who for gap in coverage(rule, some).gaps} == {"user system:kube-scheduler"}
+
+
+def test_what_stood_before_is_learned_from_the_same_kind() -> None:
+    """A rule on what a write changes misses its own test where the write before it left no body."""
+    rule = named("ugallu-namespace-psa-weakened-lowered")
+    namespaces = {"group": "", "resources": ["namespaces"]}
+    created = {"verbs": ["create"], "resources": [namespaces]}
+    found = coverage(rule, policy({"level": "Metadata", **created}, {"level": "RequestResponse"}))
+    assert found.verdict != "can"
+    assert ("create namespaces", "Metadata", "Request", True) in {
+        (gap.sort, gap.has, gap.needs, gap.learns) for gap in found.gaps
+    }
+    assert found.tests
+
+
+def test_the_smallest_policy_teaches_a_rule_what_it_asks() -> None:
+    """Alone in the policy, a rule on exec still brings the writes of Pods."""
+    rule = named("ugallu-exec-into-pod-privileged")
+    assert coverage(rule, smallest([rule]).policy).verdict == "can"
+
+
+def test_a_recording_shows_what_could_not_be_learned() -> None:
+    """Pods written at Metadata: the rule fires for those that it knows from elsewhere, and only for those."""
+    rule = named("ugallu-exec-into-pod-privileged")
+    entered = event("get", "pods", sub="exec", stage="ResponseStarted", responseStatus={"code": 101})
+    lines = [json.dumps(each).encode() for each in (entered, {**event("create", "pods"), "level": "Metadata"})]
+    found = coverage_by(rule, seen(lines))
+    assert (found.verdict, [gap.sort for gap in found.gaps]) == ("partly", ["create pods"])
+
+
 def test_what_a_rule_would_never_look_at_is_no_gap() -> None:
     """Leaving out callers whom the rule itself leaves out blinds nobody."""
     rule = armed(
