@@ -34,7 +34,7 @@ RUN find /opt/ugallu -name '*.so*' -type f -exec strip --strip-unneeded {} +
 COPY . .
 RUN /build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheel . \
  && /build/bin/pip --python /opt/ugallu/bin/python install --no-index --no-deps --find-links /wheel ugallu \
- && rm -rf /opt/ugallu/bin/[Aa]ctivate* /opt/ugallu/bin/__pycache__ /opt/ugallu/include
+ && rm -rf /opt/ugallu/bin/[Aa]ctivate* /opt/ugallu/bin/*.py /opt/ugallu/bin/__pycache__ /opt/ugallu/include
 
 
 FROM debian AS system
