@@ -81,7 +81,8 @@ async def test_a_torn_tail_loses_only_what_was_never_acknowledged(tmp_path: Path
     await put(store, "staging/b", b"b" * 50)
     abandon(store)
     ahead = tmp_path / "ahead"
-    os.truncate(ahead, ahead.stat().st_size - min(cut, 60))
+    # What lies behind the last frame is there for speed.
+    os.truncate(ahead, len(ahead.read_bytes().rstrip(b"\0")) - min(cut, 60))
     again = opened(tmp_path)
     assert await again.get("staging/a") == b"a" * 50
     assert await again.stat("staging/b") is None
@@ -220,6 +221,7 @@ async def test_a_power_cut_takes_nothing_that_was_acknowledged(
 ) -> None:
     """Every file that was never synced comes back empty, and no put ever syncs more than a few."""
     monkeypatch.setattr(directory, "SETTLE_BYTES", 2000)
+    monkeypatch.setattr(directory, "TOGETHER", 3)
     synced = _note_syncs(monkeypatch)
     store = opened(tmp_path)
     await put(store, "staging/x", b"x")

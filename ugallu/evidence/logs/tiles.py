@@ -9,6 +9,7 @@ intruder leaves: opening recomputes the whole tree from its leaves and compares 
 the witness, a note of the last size and root that lies with the key, outside the log.
 """
 
+import contextlib
 import datetime as dt
 import fcntl
 import os
@@ -26,7 +27,7 @@ from ugallu.clock import Clock
 from ugallu.errors import PermanentError, RefusedError, TransientError
 from ugallu.evidence import rekor
 from ugallu.evidence.encoding import b64
-from ugallu.evidence.files import make_directory, sync_directory, write_durably
+from ugallu.evidence.files import Aside, create_whole, make_directory, sync_directory, sync_files, write_durably
 from ugallu.evidence.keys import KEY_DETAILS, verifies
 from ugallu.evidence.logs import merkle, note
 from ugallu.evidence.ports import Envelope, IntegrityError, LogEntry
@@ -205,17 +206,20 @@ class TileLog:
         partial = self._partials(size, bundle, edges)
         files |= partial
         for path, content in files.items():
-            make_directory(path.parent)
-            write_durably(path, content)
-        for parent in dict.fromkeys(path.parent for path in files):
-            sync_directory(parent)
-
+            _write_new(path, content)
         root = merkle.root(lambda level, index: self._node(size, edges, level, index), size)
         text = note.write(self.origin, size, root, self._id, self._key.sign)
-        write_durably(self._root / "checkpoint", text.encode())
-        sync_directory(self._root)
-        # After the checkpoint: a witness that lags still holds, one that runs ahead would accuse us falsely.
-        write_durably(self._witness, msgspec.json.encode(_Head(size, root)))
+        with contextlib.ExitStack() as aside:
+            checkpoint = Aside(self._root / "checkpoint", text.encode())
+            aside.callback(checkpoint.discard)
+            witness = Aside(self._witness, msgspec.json.encode(_Head(size, root)))
+            aside.callback(witness.discard)
+            # One commit of the file system for all that is new, and one more for the name of the checkpoint.
+            sync_files([*files, *dict.fromkeys(path.parent for path in files), checkpoint.place, witness.place])
+            checkpoint.replace()
+            sync_directory(self._root)
+            # After the checkpoint: a witness that lags still holds, one that runs ahead would accuse us falsely.
+            witness.replace()
 
         for position, leaf in enumerate(bodies, start=self._head.size):
             self._index[leaf] = position
@@ -445,8 +449,8 @@ class TileLog:
         while at < len(content):
             length = int.from_bytes(content[at : at + 2])
             body = content[at + 2 : at + 2 + length]
-            # A file cut by a power failure may hold zeros: no body of ours is empty.
-            if not length or len(body) != length or not body.startswith(b'{"apiVersion":'):
+            # A file cut by a power failure may hold zeros: no body of ours is empty, or has one.
+            if not length or len(body) != length or not body.startswith(b'{"apiVersion":') or 0 in body:
                 return None
             bodies.append(body)
             at += 2 + length
@@ -511,6 +515,15 @@ def _fold(hashes: bytes | bytearray) -> bytes:
     while len(row) > 1:
         row = [merkle.node_hash(row[at], row[at + 1]) for at in range(0, len(row), 2)]
     return row[0]
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write what no checkpoint covers yet, not durable; what a crash left under its name is replaced as one step."""
+    make_directory(path.parent)
+    try:
+        create_whole(path, content)
+    except FileExistsError:
+        write_durably(path, content)
 
 
 def _lock(root: Path) -> int:

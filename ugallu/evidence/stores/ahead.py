@@ -1,7 +1,7 @@
 """A write-ahead file: what it holds is durable after one sync, however many files it will become.
 
 A frame is its length (4 bytes, big-endian), the SHA-256 of its content, and the content. Reading ends at the first
-frame that is cut or garbled: it was never acknowledged.
+frame that is empty, cut or garbled: it was never acknowledged.
 """
 
 import contextlib
@@ -17,6 +17,8 @@ from ugallu.evidence.files import sync_directory
 
 _HEAD: Final = 4 + 32
 MAX_FRAME: Final = 1 << 30
+ROOM: Final = 1 << 20
+"""Bytes that the file grows by, ahead of what is written."""
 
 
 class WriteAhead:
@@ -38,6 +40,8 @@ class WriteAhead:
             sync_directory(path.parent)
             undo.pop_all()
         self.size = 0
+        self._room = 0
+        """Size of the file: behind `size` there are zeros."""
         self._torn = True
         self._named = True
         """Whether the file's name is durable, without which its content is not."""
@@ -56,16 +60,23 @@ class WriteAhead:
         if self._torn:
             # What a failed append left is cut off: behind a shorter one, whole frames of it would come back to life.
             os.ftruncate(self._handle, self.size)
+            self._room = self.size
         self._torn = True
-        at, rest = self.size, memoryview(content)
-        while rest:
-            written = os.pwrite(self._handle, rest, at)
-            at, rest = at + written, rest[written:]
+        at = self.size + len(content)
+        if at > self._room:
+            self._make_room(at)
+        _write_at(self._handle, content, self.size)
         if sync:
             os.fdatasync(self._handle)
             self._name()
         self.size = at
         self._torn = False
+
+    def _make_room(self, at: int) -> None:
+        """Write zeros ahead, if there is space: syncing what a file has blocks for takes a tenth of the time."""
+        with contextlib.suppress(OSError):
+            _write_at(self._handle, bytes(ROOM), at)
+            self._room = at + ROOM
 
     def rotate(self, keep: Sequence[bytes] = ()) -> None:
         """Begin a new file with these frames; the old one stays beside it until `forget`, and is read first.
@@ -75,7 +86,8 @@ class WriteAhead:
         aside = self._path.with_name(f"{self._path.name}.new")
         fresh = _open(aside)
         os.ftruncate(fresh, 0)
-        old, self._handle, self.size, self._torn = (self._handle, self.size, self._torn), fresh, 0, False
+        old = (self._handle, self.size, self._room, self._torn)
+        self._handle, self.size, self._room, self._torn = fresh, 0, 0, False
         try:
             self.append(keep)
             # A second name, not a move: whatever fails from here, the frames keep one.
@@ -84,7 +96,7 @@ class WriteAhead:
             aside.replace(self._path)
         except OSError:
             os.close(fresh)
-            self._handle, self.size, self._torn = old
+            self._handle, self.size, self._room, self._torn = old
             raise
         os.close(old[0])
         self._named = False
@@ -103,6 +115,13 @@ class WriteAhead:
         """Let another process write."""
         os.close(self._handle)
         os.close(self._lock)
+
+
+def _write_at(handle: int, content: bytes, at: int) -> None:
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(handle, rest, at)
+        at, rest = at + written, rest[written:]
 
 
 def old_of(path: Path) -> Path:

@@ -24,7 +24,7 @@ from anyio import to_thread
 
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
-from ugallu.evidence.files import create_whole, make_directory, sync_directory, sync_file, write_durably
+from ugallu.evidence.files import TOGETHER, create_whole, make_directory, sync_directory, sync_files, write_durably
 from ugallu.evidence.ports import IntegrityError, Lock, Stored
 from ugallu.evidence.stores.ahead import WriteAhead, frames_of
 from ugallu.evidence.stores.parts import from_url, split
@@ -102,6 +102,8 @@ class DirectoryStore:
         self._unsynced: dict[Path, None] = {}
         self._aging: dict[Path, None] = {}
         """Files behind the old write-ahead file that are to be synced, oldest first."""
+        self._due = 0
+        """How many of them by now."""
         self._directories: dict[Path, None] = {}
         self._doubtful = False
         """A sync failed: the kernel may have dropped what it could not write, and calls it clean from then on."""
@@ -251,7 +253,10 @@ class DirectoryStore:
         with contextlib.suppress(OSError):
             if self._aging:
                 # A little faster than files are added, so that nobody ever waits for thousands at once.
-                self._sync(self._ahead, 3 * len(fresh))
+                self._due += 3 * len(fresh)
+            if self._aging and self._due >= min(TOGETHER, len(self._aging)):
+                self._sync(self._ahead, self._due)
+                self._due = 0
             if self._ahead.size > SETTLE_BYTES:
                 self._sync(self._ahead, len(self._aging))
                 self._turn_over(self._ahead)
@@ -309,16 +314,16 @@ class DirectoryStore:
             self._replay(ahead)
             most = len(self._aging)
         self._doubtful = True
-        for path in list(itertools.islice(self._aging, most)):
-            sync_file(path)
+        paths = list(itertools.islice(self._aging, most))
+        sync_files(paths)
+        for path in paths:
             del self._aging[path]
             parent = path.parent
             while parent not in self._directories and parent != self._root.parent:
                 self._directories[parent] = None
                 parent = parent.parent
         if not self._aging:
-            for directory in self._directories:
-                sync_directory(directory)
+            sync_files(list(self._directories))
             self._directories.clear()
             ahead.forget()
         self._doubtful = False
