@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from ugallu.errors import PermanentError
-from ugallu.journal.files import Files, read_all, sync_directory, write_all
+from ugallu.journal.files import FULL, Files, read_all, sync_directory, write_all
 from ugallu.journal.port import Cursor
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
@@ -65,8 +65,19 @@ class CursorFiles:
         """Replace the cursor. On `OSError` the old one is what the next start finds, as far as the disk allows."""
         current, previous = self._paths(name)
         fresh = current.with_name(f"{current.name}.new")
+        data = _encode(Stored(cursor.seq, cursor.state, lost))
         try:
-            self._write(fresh, _encode(Stored(cursor.seq, cursor.state, lost)))
+            try:
+                self._write(fresh, data)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                # A full disk empties only as cursors get on. The one before the present one has served its time, unless
+                # it is the only one: after a save that was taken back.
+                if {current.name, previous.name} - {*self._files.names(self._directory)}:
+                    raise
+                self._files.unlink(previous)
+                self._write(fresh, data)
             with contextlib.suppress(FileNotFoundError):
                 self._files.replace(current, previous)
             self._files.replace(fresh, current)

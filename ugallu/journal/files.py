@@ -4,7 +4,17 @@ import errno
 import fcntl
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system says of a disk without room."""
+
+
+class Space(NamedTuple):
+    """A file system in bytes: what an ordinary user may still write, and all of it."""
+
+    free: int
+    total: int
 
 
 class Files(Protocol):
@@ -58,6 +68,10 @@ class Files(Protocol):
         """Take an exclusive `flock` without waiting; `BlockingIOError` when another process has it."""
         ...
 
+    def space(self, path: Path) -> Space:
+        """Return how much room there is where a path lies."""
+        ...
+
 
 class SystemFiles:
     """The operating system itself."""
@@ -109,6 +123,11 @@ class SystemFiles:
     def lock(self, fd: int) -> None:
         """As `fcntl.flock` with `LOCK_EX | LOCK_NB`."""
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def space(self, path: Path) -> Space:
+        """As `os.statvfs`."""
+        found = os.statvfs(path)
+        return Space(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
 
 def read_all(files: Files, fd: int, size: int, offset: int = 0) -> bytes:

@@ -25,7 +25,8 @@ class Retention(msgspec.Struct, frozen=True):
     max_age_seconds: float = 24 * 3600.0
     refuse: bool = False
     """For a spool: what every reader is done with goes at once, what is unread stays, and an append that would pass
-    `max_bytes` is refused with `FullError`."""
+    `max_bytes` is refused with `FullError`. So is one that would take the last of the disk: what empties a spool has to
+    write, too."""
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ import anyio.to_thread
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError, TransientError
 from ugallu.journal.cursors import CursorFiles, check_name
-from ugallu.journal.files import Files, SystemFiles, sync_directory, write_all
+from ugallu.journal.files import FULL, Files, SystemFiles, sync_directory, write_all
 from ugallu.journal.frames import HEADER_BYTES, Frame, Header, Hole, encode_frame
 from ugallu.journal.port import Cursor, FullError, Record, Retention
 from ugallu.journal.segment import Segment
@@ -42,6 +42,9 @@ _SEGMENT_BYTES: Final = 8 << 20
 _QUARANTINE_FILES: Final = 64
 _QUARANTINE_BYTES: Final = 1 << 20
 _OPEN_SEGMENTS: Final = 4
+_AIR_BYTES: Final = 64 << 20
+_AIR_SHARE: Final = 8
+"""A spool leaves an eighth of its disk to others, at most `_AIR_BYTES`."""
 _REFUSALS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
 
@@ -335,7 +338,13 @@ class SegmentedJournal:
         with self._writing:
             try:
                 self._check_open()
-                self._store(group)
+                try:
+                    self._store(group)
+                except OSError as error:
+                    # History is worth less than what is new.
+                    if error.errno not in FULL or not self._forget():
+                        raise
+                    self._store([ticket for ticket in group if not ticket.settled])
             except OSError as error:
                 path = Path(error.filename) if error.filename else self._segments[-1].path
                 for ticket in group:
@@ -356,7 +365,7 @@ class SegmentedJournal:
         for ticket in group:
             part = encode_frame(first, ticket.records, self._last)
             if offset + len(part) > room:
-                ticket.error = FullError("full", where=str(self._path), fix="it empties as its readers get on")
+                ticket.error = self._refusal()
                 continue
             frames.append(Frame(first, first + len(ticket.records), self._last, offset, offset + len(part)))
             parts.append(part)
@@ -385,10 +394,24 @@ class SegmentedJournal:
             return math.inf
         self._retire()
         active = self._segments[-1]
-        if self.size + wanted > self._retention.max_bytes and active.first < active.next <= self._done() + 1:
+        if wanted > self._left() and active.first < active.next <= self._done() + 1:
             self._roll(active.next)
             self._retire()
-        return self._retention.max_bytes - self.size
+        return self._left()
+
+    def _left(self) -> int:
+        """Return how many bytes a spool may still take."""
+        return min(self._retention.max_bytes - self.size, self._spare())
+
+    def _spare(self) -> int:
+        """Return what the disk has beyond what a spool leaves to others."""
+        free, total = self._files.space(self._path)
+        return free - min(_AIR_BYTES, total // _AIR_SHARE)
+
+    def _refusal(self) -> FullError:
+        if self._retention.max_bytes - self.size < self._spare():
+            return FullError("full", where=str(self._path), fix="it empties as its readers get on")
+        return FullError("the disk is nearly full", where=str(self._path), fix="free space there")
 
     def _writable(self, size: int) -> Segment:
         active = self._segments[-1]
@@ -452,6 +475,14 @@ class SegmentedJournal:
                 total -= oldest.end
                 for reader in self._readers.values():
                     reader.lost += max(0, oldest.next - 1 - max(reader.cursor.seq, oldest.first - 1))
+
+    def _forget(self) -> bool:
+        """Remove what every reader is done with, however young; whether there was any. For a disk that is full."""
+        with self._books:
+            done, before = self._done(), len(self._segments)
+            while len(self._segments) > 1 and self._segments[0].next - 1 <= done and self._remove(self._segments[0]):
+                pass
+            return len(self._segments) < before
 
     def _done(self) -> int:
         """Return the sequence number up to which every reader has read."""
@@ -622,5 +653,5 @@ def _translate(error: OSError, path: Path) -> TransientError | PermanentError:
     what = f"{error.strerror or error} ({name})"
     if error.errno in _REFUSALS:
         return PermanentError(what, where=str(path), fix="give this user the right to write there")
-    fix = "free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the disk; we keep trying"
+    fix = "free space there" if error.errno in FULL else "check the disk; we keep trying"
     return TransientError(what, where=str(path), fix=fix)

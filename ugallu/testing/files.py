@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from ugallu.journal.files import SystemFiles
+from ugallu.journal.files import Space, SystemFiles
 
 SHORT = -1
 """A verdict for `pwrite`: write half, and say so."""
@@ -107,3 +107,23 @@ class FaultyFiles(SystemFiles):
         if verdict > 0:
             raise OSError(verdict, os.strerror(verdict), str(path))
         return verdict
+
+
+class SmallDisk(SystemFiles):
+    """A disk of `size` bytes, everything under `root`: full it is full, whoever has filled it."""
+
+    def __init__(self, root: Path, size: int) -> None:
+        self._size = size
+        self._root = root
+
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        """Write as much as there is room for; raises `OSError` ENOSPC where there is none."""
+        room = self.space(self._root).free + max(0, os.fstat(fd).st_size - offset)
+        if room <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().pwrite(fd, memoryview(data)[:room], offset)
+
+    def space(self, path: Path) -> Space:  # noqa: ARG002 - there is one disk
+        """Return what the files leave."""
+        used = sum(file.stat().st_size for file in self._root.rglob("*") if file.is_file())
+        return Space(max(0, self._size - used), self._size)

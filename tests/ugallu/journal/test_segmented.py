@@ -22,7 +22,7 @@ from ugallu.metrics import Metrics
 from ugallu.settings import LogSettings
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.contracts.journal import GENEROUS, read_all
-from ugallu.testing.files import SHORT, FaultyFiles, broken, flaky, healthy
+from ugallu.testing.files import SHORT, FaultyFiles, SmallDisk, broken, flaky, healthy
 
 
 def opened(
@@ -396,6 +396,53 @@ async def test_a_spool_that_was_read_has_room_for_one_large_append(tmp_path: Pat
     journal.close()
 
 
+async def test_a_spool_leaves_the_last_of_the_disk_to_others(tmp_path: Path) -> None:
+    """Refused well before its own bound: its reader's cursor has a place, and with it there is room again."""
+    journal = opened(tmp_path, Retention(max_bytes=1 << 20, refuse=True), files=SmallDisk(tmp_path, 128 << 10))
+    reader = journal.reader("test")
+    with pytest.raises(FullError, match="the disk is nearly full"):
+        await fill(journal, [b"x" * 1000] * 10)
+    assert journal.size < 112 << 10
+    accepted = journal.last
+    reader.save(Cursor(accepted, b"s" * 4000))
+    assert await journal.append([b"x" * 1000] * 10) == accepted + 10
+    journal.close()
+
+
+async def test_a_full_disk_costs_history_before_it_refuses(tmp_path: Path) -> None:
+    """What every reader is done with makes room for what is new, and unread records for nothing."""
+    journal = opened(tmp_path, files=SmallDisk(tmp_path, 128 << 10), segment_bytes=16 << 10)
+    reader = journal.reader("test")
+    batch = [b"x" * 1000] * 10
+    for _ in range(40):
+        reader.save(Cursor(await journal.append(batch)))
+    done = reader.cursor.seq
+    with pytest.raises(TransientError, match="ENOSPC"):
+        await fill(journal, batch)
+    assert journal.first == done + 1
+    assert [record.seq for record in read_all(reader, done)] == list(range(done + 1, journal.last + 1))
+    assert journal.books()["lost.test"] == 0
+    journal.close()
+
+
+async def test_a_cursor_gets_on_when_the_disk_is_full(tmp_path: Path) -> None:
+    """To the last byte: the cursor before the present one makes room for the next, and the journal goes on behind it."""
+    disk = SmallDisk(tmp_path, 64 << 10)
+    journal = opened(tmp_path, files=disk, segment_bytes=16 << 10)
+    reader = journal.reader("test")
+    for number in (1, 2):
+        await journal.append([b"x"])
+        reader.save(Cursor(number, b"state" * 20))
+    with pytest.raises(TransientError, match="ENOSPC"):
+        await fill(journal, [b"x" * 1000])
+    (tmp_path / "ballast").write_bytes(bytes(disk.space(tmp_path).free))
+    end = Cursor(journal.last, b"other" * 20)
+    reader.save(end)
+    assert await journal.append([b"x" * 1000]) == end.seq + 1
+    journal.close()
+    assert opened(tmp_path).reader("test").cursor == end
+
+
 async def test_only_the_append_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     """Appends that share an fsync do not share a refusal."""
     journal = opened(tmp_path, Retention(max_bytes=64 << 10, refuse=True))
@@ -429,7 +476,8 @@ class History:
     """What was asked of a journal over many lives, and what it answered."""
 
     def __init__(self) -> None:
-        self.acknowledged: set[bytes] = set()
+        self.acknowledged: dict[bytes, int] = {}
+        """By what it is, under which number."""
         self.refused: set[bytes] = set()
         self.haunting: set[bytes] = set()
         """Refused ones that the disk would not let us remove: a crash may bring them back."""
@@ -438,13 +486,13 @@ class History:
 
     async def append(self, journal: SegmentedJournal, record: bytes) -> None:
         try:
-            await journal.append([record])
+            number = await journal.append([record])
         except TransientError:
             self.refused.add(record)
             if journal.haunted:
                 self.haunting.add(record)
         else:
-            self.acknowledged.add(record)
+            self.acknowledged[record] = number
             self.haunting.clear()
 
     def save(self, reader: Reader, cursor: Cursor) -> None:
@@ -457,22 +505,25 @@ class History:
             self.cursors = [cursor]
 
     def check(self, journal: SegmentedJournal) -> None:
-        present = texts(journal)
+        records = read_all(journal.reader("test"))
+        present = [record.data for record in records]
         back = set(present) & self.haunting
         assert len(present) == len(set(present))
-        assert set(present) == self.acknowledged | back
+        # A full disk costs what was read.
+        assert journal.first - 1 <= journal.reader("x").cursor.seq
+        assert set(present) == {each for each, number in self.acknowledged.items() if number >= journal.first} | back
         assert not set(present) & (self.refused - back)
         assert journal.books()["missing"] == 0
         assert journal.reader("x").cursor in self.cursors
         self.cursors = [journal.reader("x").cursor]
-        self.acknowledged |= back
+        self.acknowledged |= {record.data: record.seq for record in records if record.data in back}
         self.refused -= back
         self.haunting.clear()
 
 
 @pytest.mark.parametrize("seed", range(40))
 async def test_random_faults(tmp_path: Path, seed: int) -> None:
-    """Whatever fails and whenever it dies: acknowledged is present exactly once, refused is absent, no number skipped."""
+    """Whatever fails and whenever it dies: acknowledged is present exactly once, or was read; refused is absent, no number skipped."""
     chance = random.Random(seed)
     history = History()
     number = 0
@@ -497,7 +548,8 @@ async def test_random_faults(tmp_path: Path, seed: int) -> None:
         else:
             journal.close()
         journal = opened(tmp_path)
-        assert [record.seq for record in read_all(journal.reader("test"))] == list(range(1, journal.last + 1))
+        numbers = [record.seq for record in read_all(journal.reader("test"))]
+        assert numbers == list(range(journal.first, journal.last + 1))
         history.check(journal)
         journal.close()
 
