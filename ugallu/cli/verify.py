@@ -1,4 +1,7 @@
-"""`ugallu verify`: check exported evidence offline, with nothing but the files named."""
+"""`ugallu verify`: check exported evidence offline, with nothing but the files named.
+
+A folder with a manifest is checked as a whole (`verify_folder`), anything else bundle by bundle.
+"""
 
 import argparse
 from pathlib import Path
@@ -32,13 +35,17 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "verify",
         help="check exported evidence offline",
-        description="Check Sigstore bundles offline: who signed, signature, log entry, inclusion, checkpoint, signed "
-        "times, subject.",
-        epilog=f"Without --key or --identity, --trusted-root, --subject the files of an export are taken: {KEY}, "
-        f"{TRUSTED_ROOT} and NAME{SUBJECT_SUFFIX} beside NAME{BUNDLE_SUFFIX}.",
+        description="Check an exported folder offline: every file against its manifest, every event by its bundles; or "
+        "Sigstore bundles alone: who signed, signature, log entry, inclusion, checkpoint, signed times, subject.",
+        epilog=f"Without --key or --identity, --trusted-root, --subject the files of an export are taken: {KEY} and "
+        f"{TRUSTED_ROOT} beside NAME{BUNDLE_SUFFIX} or one folder up, and NAME{SUBJECT_SUFFIX} beside it.",
     )
     parser.add_argument(
-        "bundles", nargs="+", type=Path, metavar="BUNDLE", help=f"bundle, or a folder of *{BUNDLE_SUFFIX}"
+        "bundles",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help=f"folder of an export, or of *{BUNDLE_SUFFIX}, or a bundle",
     )
     parser.add_argument("--subject", type=Path, metavar="F", help="the bytes that were attested")
     parser.add_argument("--trusted-root", type=Path, metavar="F", help="the logs and authorities to believe")
@@ -57,30 +64,42 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument(
         "--any", action="store_true", help="of several bundles over one subject, let one that holds be enough"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a bundle")
+    parser.add_argument("--manifest", metavar="D", default="", help="sha256:<hex> that an exported folder must have")
+    parser.add_argument("--json", action="store_true", help="one JSON object a bundle or exported folder")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check every bundle; one that does not hold makes the status 1."""
+    """Check every folder and bundle; one that does not hold makes the status 1."""
+    from ugallu.cli import verify_folder
+
+    folders = [path for path in args.bundles if verify_folder.is_export(path)]
+    rest = [path for path in args.bundles if path not in folders]
+    status = max([verify_folder.run(path, args) for path in folders], default=DONE)
+    return max(status, _run(rest, args)) if rest else status
+
+
+def _run(named: "Sequence[Path]", args: argparse.Namespace) -> int:
     from ugallu.errors import PermanentError
     from ugallu.evidence import trust as trusts
 
-    who = _identity(args)
-    paths = list(_bundles(args.bundles))
+    who = identity_of(args)
+    paths = list(_bundles(named))
+    if args.manifest:
+        raise PermanentError("there is no manifest", where=str(paths[0]), fix="--manifest is for an exported folder")
     if args.subject and len(paths) > 1 and not args.any:
         raise PermanentError(
             "one subject cannot belong to several bundles",
             where="--subject",
             fix="name one bundle, or pass --any for the bundles of one statement",
         )
-    keys = tuple(_key(path) for path in args.key)
+    keys = tuple(key_in(path) for path in args.key)
     reports = []
     for path in paths:
-        known = keys or (() if who else (_key(path.parent / KEY),))
-        root = _root(args.trusted_root or path.parent / TRUSTED_ROOT)
+        known = keys or (() if who else _keys_of(path))
+        root = root_in(args.trusted_root or _near(path, TRUSTED_ROOT))
         subject = args.subject or _beside(path)
-        trust = trusts.Trust(root, (*known, *([who] if who else [])), _policy(args))
+        trust = trusts.Trust(root, (*known, *([who] if who else [])), policy_of(args))
         report = trust.check(path.read_bytes(), subject=subject.read_bytes() if subject else None)
         reports.append(report)
         print(_json(path, subject, report) if args.json else "\n".join(_text(path, subject, report)))
@@ -89,14 +108,16 @@ def run(args: argparse.Namespace) -> int:
     return DONE if trusts.holds(reports, require_all=False) and (args.any or all(r.ok for r in reports)) else FAILED
 
 
-def _policy(args: argparse.Namespace) -> "Policy":
+def policy_of(args: argparse.Namespace) -> "Policy":
+    """Return what the reader demands."""
     from ugallu.evidence.verify import POLICY, Policy
 
     types = POLICY.predicate_types if not args.type else frozenset() if args.type == "any" else frozenset({args.type})
     return Policy(types, certificate_log=not args.no_certificate_log, timestamps=args.timestamps)
 
 
-def _identity(args: argparse.Namespace) -> "Identity | None":
+def identity_of(args: argparse.Namespace) -> "Identity | None":
+    """Return the identity that the reader expects; raises `PermanentError` for half of one."""
     from ugallu.errors import PermanentError
     from ugallu.evidence.x509 import Identity
 
@@ -133,7 +154,21 @@ def _beside(bundle: Path) -> Path | None:
     return None
 
 
-def _key(path: Path) -> "PublicKey":
+def _near(bundle: Path, name: str) -> Path:
+    """Return a file of an export: beside the bundle, or where that lies in a folder of its own, one up."""
+    beside, above = bundle.with_name(name), bundle.absolute().parent.parent / name
+    return above if above.exists() and not beside.exists() else beside
+
+
+def _keys_of(bundle: Path) -> "tuple[PublicKey, ...]":
+    """Return the key of an export, or all where several have signed."""
+    one = _near(bundle, KEY)
+    many = [] if one.exists() else sorted((bundle.absolute().parent.parent / "keys").glob("*.pub"))
+    return tuple(key_in(path) for path in many or [one])
+
+
+def key_in(path: Path) -> "PublicKey":
+    """Return the key in a file; raises `PermanentError`."""
     from ugallu.errors import PermanentError
     from ugallu.evidence import keys
 
@@ -144,7 +179,8 @@ def _key(path: Path) -> "PublicKey":
     return keys.from_pem(path.read_bytes(), where=str(path))
 
 
-def _root(path: Path) -> "TrustedRoot":
+def root_in(path: Path) -> "TrustedRoot":
+    """Return the trusted root in a file; raises `PermanentError`."""
     from ugallu.errors import PermanentError
     from ugallu.evidence import trusted_root
 
