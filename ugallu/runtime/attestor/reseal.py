@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from ugallu.api.bundle import AttestationBundle, BundlePhase, PipelineFailure
+from ugallu.api.bundle import AttestationBundle, AttestationBundleStatus, BundlePhase, PipelineFailure
 from ugallu.api.event import SecurityEvent
 from ugallu.api.marks import BundleMark, EventMark
 from ugallu.api.meta import Condition, utc_seconds, with_condition
@@ -36,6 +36,13 @@ from ugallu.runtime.attestor.stages import Draft, Stages
 
 CLUSTER_ERRORS: Final = (ConflictError, UnavailableError, ForbiddenError)
 """The cluster's own: nothing failed in sealing, and there is nowhere to write that it did."""
+HELD: Final = frozenset({Stage.STATEMENT, Stage.LOG})
+"""Stages whose outcome the status names together with that of the next one, or with its failure.
+
+A statement that nobody signed is nothing yet: after a crash another one is frozen. An entry is staged with its
+envelope, and a pass after a crash finds it there. But a signature is named before the log is asked: of two processes
+that both believe to be the only one, one fails there, before there is a second entry.
+"""
 EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 Made = tuple[Draft, dict[str, Any]]
@@ -148,22 +155,22 @@ class Reseal:
             except CLUSTER_ERRORS:
                 raise
             except UgalluError as error:
+                if "statementDigest" in held:
+                    held = await self._kept(bundle, draft, held)
                 return await self.failed(bundle, stage, error, held)
-            if stage is Stage.STATEMENT:
-                # Staged, so it is safe; said together with its signature, which is seldom long in coming. Should a
-                # crash come between, nobody knows of the statement and another one is frozen.
-                held = changes
-                frozen = msgspec.structs.replace(bundle.status, statement_digest=changes["statementDigest"])
-                bundle = msgspec.structs.replace(bundle, status=frozen)
-                continue
-            try:
-                bundle = await self.write(bundle, held | changes)
-                held = {}
-            except NotFoundError:
-                return None
-            self._metrics.observe(
-                "ugallu_attestor_stage_duration_seconds", self._clock.monotonic() - began, stage=stage
-            )
+            held |= changes
+            if stage in HELD:
+                bundle = _as_if_written(bundle, changes)
+            else:
+                try:
+                    bundle = await self.write(bundle, held)
+                    held = {}
+                except NotFoundError:
+                    return None
+            if stage is not Stage.STATEMENT:
+                self._metrics.observe(
+                    "ugallu_attestor_stage_duration_seconds", self._clock.monotonic() - began, stage=stage
+                )
             if bundle.status.phase is BundlePhase.SEALED:
                 self.count(bundle, "sealed")
                 sealed_here = True
@@ -181,11 +188,10 @@ class Reseal:
         await self._again(key)
 
     async def _freeze(self, bundle: AttestationBundle, draft: Draft) -> Made:
-        """Fix what will be signed, time included, and keep it."""
+        """Fix what will be signed, time included; kept with its signature, or when there is none."""
         parent = await find(self._cluster, bundle)
         spec = statement.spec_bytes(parent)
         draft = Draft(spec, statement_of(parent, self._attestor, self._clock.now(), spec))
-        await self.stages.stage(_draft_key(bundle), draft)
         return draft, {"phase": BundlePhase.PENDING, "statementDigest": digest(draft.payload)}
 
     async def _sign(self, bundle: AttestationBundle, draft: Draft) -> Made:
@@ -201,6 +207,8 @@ class Reseal:
         if any(leg.entry is None for leg in _signed(draft, bundle).legs):
             draft = await self.stages.enter(draft)
             await self.stages.stage(_draft_key(bundle), draft)
+        else:
+            await self.stages.recall(draft)
         entry = draft.legs[0].entry
         assert entry is not None
         message = f"entry {entry.index} of {self.stages.origin(entry)}"
@@ -294,6 +302,15 @@ class Reseal:
         patch = msgspec.to_builtins(changes)
         return await self._cluster.patch_status(AttestationBundle, bundle.metadata.name, patch, when=when)
 
+    async def _kept(self, bundle: AttestationBundle, draft: Draft | None, held: dict[str, Any]) -> dict[str, Any]:
+        """Stage a statement that nobody has signed; return what the status may say of it, nothing where that fails."""
+        assert draft is not None
+        try:
+            await self.stages.stage(_draft_key(bundle), draft)
+        except UgalluError:
+            return {}
+        return held
+
     async def _clear(self, bundle: AttestationBundle) -> None:
         await self.stages.clear(_draft_key(bundle))
 
@@ -315,6 +332,15 @@ class Reseal:
 
     def _now(self) -> dt.datetime:
         return utc_seconds(self._clock.now())
+
+
+def _as_if_written(bundle: AttestationBundle, changes: Mapping[str, Any]) -> AttestationBundle:
+    """Return the bundle as it will be once the status names these changes."""
+    fields = {_FIELDS[name]: value for name, value in changes.items()}
+    return msgspec.structs.replace(bundle, status=msgspec.structs.replace(bundle.status, **fields))
+
+
+_FIELDS: Final = {field.encode_name: field.name for field in msgspec.structs.fields(AttestationBundleStatus)}
 
 
 def _draft_key(bundle: AttestationBundle) -> str:

@@ -115,6 +115,8 @@ class Share:
 
     async def _know(self) -> set[int]:
         """Learn once who was left in the lanes by an earlier process, so that nobody begins anew with them."""
+        if self._broken is not None:
+            return self._broken
         async with self._loading:
             if self._broken is None:
                 broken: set[int] = set()
@@ -232,9 +234,11 @@ class Share:
                 if not draft.legs:
                     stage = Stage.SIGN
                     draft = await self._grown(lane, await self._stages.sign(draft))
+                stage = Stage.LOG
                 if any(leg.entry is None for leg in draft.legs):
-                    stage = Stage.LOG
                     draft = await self._grown(lane, await self._stages.enter(draft))
+                elif left:
+                    await self._stages.recall(draft)
                 stage = Stage.ARCHIVE
                 whole, keys = msgspec.structs.replace(draft, spec=facts.content), Keys(shared_name(facts.digest))
                 archived = await self._stages.archive(whole, keys, facts.cluster_id, lines=True)

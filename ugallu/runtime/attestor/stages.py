@@ -148,12 +148,19 @@ class Stages:
                 except PermanentError:
                     continue  # no checkpoint of this log, whatever the status says
                 if not await self.log.remembers(signed.size, signed.root):
-                    raise IntegrityError(
-                        f"the log has forgotten a tree of {signed.size} entries that it signed",
-                        where=log.origin,
-                        fix="put back the newest copy of the log; never an older one",
-                    )
+                    raise _forgotten(signed.size, log.origin)
                 return
+
+    async def recall(self, draft: Draft) -> None:
+        """Refuse a log that forgot an entry of this very draft, which was staged by a pass that ended there."""
+        for entry in (leg.entry for leg in draft.legs):
+            assert entry is not None
+            size, root = entry.tree_size, entry.root_hash
+            if not await self._remembers(size, root):
+                raise _forgotten(size, self.origin(entry))
+
+    async def _remembers(self, size: int, root: bytes) -> bool:
+        return await self._at_log.call(lambda: self.log.remembers(size, root))
 
     async def archive(self, draft: Draft, keys: Keys, cluster_id: str, *, lines: bool = False) -> Archived:
         """Put bundles, attested bytes and bare envelopes under retention, read them back, and verify what was read.
@@ -256,3 +263,11 @@ class Stages:
     async def clear(self, key: str) -> None:
         """Let a draft go."""
         await self._at_store.call(lambda: self.store.drop(key))
+
+
+def _forgotten(size: int, origin: str) -> IntegrityError:
+    return IntegrityError(
+        f"the log has forgotten a tree of {size} entries that it signed",
+        where=origin,
+        fix="put back the newest copy of the log; never an older one",
+    )

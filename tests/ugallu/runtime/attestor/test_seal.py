@@ -136,7 +136,7 @@ async def test_a_crash_between_any_two_effects_seals_once(tmp_path: Path, monkey
             assert await at.seal() is None
             assert log_size(folder) == 1
         if not died():
-            assert step > 30
+            assert step > 25
             return
         step += 1
 
@@ -283,6 +283,31 @@ async def test_a_log_put_back_with_its_witness_is_refused(tmp_path: Path, noise:
         assert log_size(tmp_path) == 1
 
 
+async def test_a_log_that_forgot_what_it_answered_before_a_crash_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that was staged and not named yet is as good as the log that has it: put back to before, it is refused."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await cluster.create(make_event())
+    async with desk(tmp_path, cluster, clock) as at:
+        await at.enqueue.reconcile(await at.seen_event())
+        shutil.copytree(tmp_path / "evidence", tmp_path / "before")
+        monkeypatch.setattr(at.reseal.stages, "archive", _refusing(Killed()))
+        with pytest.raises(Killed):
+            await at.reseal.reconcile(await at.seen_bundle())
+        assert (await at.bundle()).status.phase is BundlePhase.SIGNED
+        assert log_size(tmp_path) == 1
+    shutil.rmtree(tmp_path / "evidence/log")
+    shutil.copytree(tmp_path / "before/log", tmp_path / "evidence/log")
+    (tmp_path / "evidence/keys/log.witness").unlink()
+    async with desk(tmp_path, cluster, clock) as at:
+        assert isinstance(await at.reseal.reconcile(await at.seen_bundle()), After)
+        status = (await at.bundle()).status
+        assert status.phase is BundlePhase.FAILED
+        assert "forgotten a tree of 1 entries" in status.failures[-1].detail
+
+
 async def test_an_event_that_missed_its_word_is_told_later(tmp_path: Path) -> None:
     """A10: sealed, but the event was never told: the next look at either of the two tells it."""
     for who in ("event", "bundle"):
@@ -351,7 +376,7 @@ def _signer(at: Desk) -> Any:
     return at.reseal.stages.ports.legs[0].signer
 
 
-def _refusing(error: Exception) -> Callable[..., Any]:
+def _refusing(error: BaseException) -> Callable[..., Any]:
     async def refuse(*_: Any, **__: Any) -> Any:
         raise error
 
