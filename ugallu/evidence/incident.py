@@ -197,12 +197,12 @@ class _Look:
         except PermanentError as error:
             yield Finding(Said.UNPROVEN, path, _why(error))
             return
-        known = {proof.fact.uid for proof in self.proofs}
+        doubtful = {fact.uid for fact in self._manifest.facts} - {proof.fact.uid for proof in self.proofs}
         for step in sorted(self._steps - said):
             yield Finding(Said.MISSING, path, f"{step.what} at {step.at or 'no known time'}, of {step.of}")
         for step in sorted(said - self._steps):
             # Of a fact that is not proven nothing is, and that was said.
-            if step.of in known:
+            if step.of not in doubtful:
                 yield Finding(Said.UNPROVEN, path, f"{step.what} at {step.at or 'no known time'}, of {step.of}")
 
     def links(self) -> Iterator[Finding]:
