@@ -1,6 +1,7 @@
 """`Rules`: keeps the engine's rules as the SigmaRules of the cluster say, and their status as the engine says.
 
 A version that does not compile, or fails one of its own tests, never serves; the last one that did goes on serving.
+Correlations and filters are tested beside the rules that they mean, whenever those come and change.
 """
 
 import datetime as dt
@@ -40,6 +41,7 @@ from ugallu_audit_detection.lastgood import LastGood
 from ugallu_audit_detection.shares import EARLIER, Sums, folded, shares, sums
 from ugallu_audit_detection.shares import written as as_patch
 from ugallu_audit_detection.sigma.errors import RuleError
+from ugallu_audit_detection.sigma.names import is_linked
 
 REFRESH = 30.0
 """Seconds between two writes of one rule's counts."""
@@ -60,6 +62,10 @@ class Known:
     """The test that fails."""
     last_good: bool = False
     """An earlier version serves in its place."""
+    kept: bool = False
+    """It is the good one on disk: a correlation or filter that has served."""
+    idle: bool = False
+    """It is a correlation or filter that does not serve, for want of rules or for a test that fails beside them."""
     state: str = ""
     written: tuple[object, ...] = ()
     """Conditions and error as last written, without the times of transitions."""
@@ -114,6 +120,7 @@ class Rules:
         )
         if known is None or known.version != version:
             known = self._take(rule, version)
+        self._settle(rule, known)
         await self._write(rule, known, now=False)
         return After(REFRESH)
 
@@ -143,6 +150,8 @@ class Rules:
         try:
             known.armed = arm(name, rule.spec, rule.metadata.labels)
             known.wrong = failure(known.armed)
+            if not known.wrong and self._engine.serving(name) is not None:
+                known.wrong = self._engine.correlator.refuses(known.armed) or ""
         except RuleError as error:
             known.error = error
             self._metrics.count("ugallu_audit_rule_compile_errors_total", rule=name)
@@ -150,14 +159,44 @@ class Rules:
             self._engine.disarm(name)
         elif known.good and known.armed is not None:
             self._arm(known.armed)
-            self._last_good.keep(name, rule.spec)
+            if not is_linked(rule.spec.sigma):
+                self._last_good.keep(name, rule.spec)
         else:
             known.last_good = self._fall_back(rule)
         self._known[name] = known
+        self._recount(known)
+        return known
+
+    def _settle(self, rule: SigmaRule, known: Known) -> None:
+        """Judge a correlation or filter anew: one that passes serves and is kept, else the last good one serves."""
+        name, armed = rule.metadata.name, known.armed
+        if armed is None or known.error is not None or not known.spec.enabled or not is_linked(armed.spec.sigma):
+            return
+        wrong = self._engine.correlator.refuses(armed)
+        serves = self._engine.serving(name) is armed
+        if wrong == "":
+            if not serves:
+                self._arm(armed)
+                known.wrong, known.last_good = "", False
+            if not known.kept:
+                self._last_good.keep(name, known.spec)
+                known.kept = True
+        elif wrong and serves and self._last_good.of(name) not in (None, known.spec):
+            # It came before the rules that it means; what served before the last stop still lies on disk.
+            self._engine.disarm(name)
+            known.wrong, known.last_good = wrong, self._fall_back(rule)
+            before = self._engine.serving(name)
+            if before is None or self._engine.correlator.refuses(before):
+                self._arm(armed)
+                known.wrong, known.last_good = "", False
+        links = self._engine.correlator.links
+        known.idle = name in links.troubles and name not in links.bases
+        self._recount(known)
+
+    def _recount(self, known: Known) -> None:
         state = _state(known)
         self._count(known.state, state)
         known.state = state
-        return known
 
     def _fall_back(self, rule: SigmaRule) -> bool:
         """Let the last good version serve; tell whether there is one."""
@@ -309,5 +348,5 @@ def _state(known: Known) -> str:
     if not known.spec.enabled:
         return "disabled"
     if known.good:
-        return "serving"
+        return "broken" if known.idle else "serving"
     return "last-good" if known.last_good else "broken"

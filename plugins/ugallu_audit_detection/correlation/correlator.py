@@ -104,6 +104,24 @@ class Correlator:
                 barred[name] = Trouble(TEST_FAILED, wrong)
         return linked(self._members, barred) if barred else links
 
+    def refuses(self, armed: Armed) -> str | None:
+        """Return the first test that a correlation or filter fails beside the rules that serve, empty for none.
+
+        None when that cannot be said: rules that it means do not serve, or it is a rule on events.
+        """
+        if self._trial is None or not is_linked(armed.spec.sigma):
+            return None
+        member = self._members.get(armed.name)
+        if member is not None and member.armed is armed:
+            trouble = self.links.troubles.get(armed.name)
+            if trouble is None:
+                return ""
+            return trouble.message if trouble.reason == TEST_FAILED else None
+        beside = Correlator(self._trial, excepted=self._excepted)
+        beside._members = {**self._members, armed.name: _linked_member(armed)}
+        beside._tried = dict(self._tried)
+        return beside.refuses(armed)
+
     def _tested(self, trial: Trial, name: str) -> str:
         armed = self._members[name].armed
         if not armed.spec.tests:

@@ -29,7 +29,7 @@ def with_links(said: Sequence[Condition], armed: Armed | None, correlator: Corre
     trouble = links.troubles.get(armed.name) if armed.spec.enabled else None
     changed = []
     for one in said:
-        if one.type == "Tested" and armed.spec.tests:
+        if one.type == "Tested" and armed.spec.tests and one.status != "False":
             changed.append(_tested(armed, trouble))
         elif one.type == "Serving" and trouble is not None and armed.name not in links.bases:
             changed.append(_condition("Serving", "False", trouble.reason, trouble.message))
