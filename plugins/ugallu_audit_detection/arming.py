@@ -147,7 +147,8 @@ def _context(asking: Sequence[CompiledRule], before: Sequence[AuditRecord]) -> C
     context = Context()
     context.ask(asking)
     for record in before:
-        context.note(record)
+        if context.concerns(record.verb, record.object_ref):
+            context.note(RecordView(record))
     return context
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from ugallu.sdk import AuditObject, AuditRecord
+from ugallu.sdk import AuditObject
 from ugallu_audit_detection.memory import digest
 from ugallu_audit_detection.sigma.compile import CompiledRule
 from ugallu_audit_detection.sigma.questions import (
@@ -20,6 +20,7 @@ from ugallu_audit_detection.sigma.questions import (
     RBAC,
     ROLES,
     Answer,
+    Glance,
     Known,
     Of,
     Question,
@@ -36,8 +37,6 @@ MAX_OBJECTS: Final = 4096
 MAX_SUBJECTS: Final = 64
 """Subjects of a binding; those of a larger one are unknown."""
 MAX_NAME: Final = 512
-MAX_GLANCES: Final = 6
-"""Questions that are read from the bytes of one object; with more, decoding it whole is cheaper."""
 
 CHANGES: Final = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 OF_THE_OBJECT: Final = frozenset({"", "ephemeralcontainers"})
@@ -52,29 +51,6 @@ _EVERYTHING: Final = {
 """What cluster-admin grants, in every cluster."""
 
 Answers = dict[bytes, Answer]
-
-
-class _Named(msgspec.Struct, frozen=True, gc=False):
-    name: str = ""
-
-
-class _Outline(msgspec.Struct, frozen=True, gc=False):
-    """As much of an object as tells which one it is."""
-
-    kind: str = ""
-    metadata: _Named = _Named()
-
-    def name_of(self, ref: AuditObject) -> str:
-        """Return the object's name; empty where a closer look must tell whether it is an object at all."""
-        if ref.subresource and self.kind != "Pod":
-            return ""
-        if not self.kind or self.kind in ("Status", "Table", "PartialObjectMetadata") or self.kind.endswith("List"):
-            return ""
-        name = ref.name or self.metadata.name
-        return name if len(name) + len(ref.namespace) <= MAX_NAME else ""
-
-
-_outline = msgspec.json.Decoder(_Outline).decode
 
 
 class Binding(msgspec.Struct, frozen=True, array_like=True):
@@ -103,6 +79,7 @@ class Context:
         self._asked: dict[str, dict[bytes, Question]] = {}
         self._groups: dict[str, frozenset[str] | None] = {}
         self._binds = False
+        self._glances: dict[tuple[str, str], Glance] = {}
         self._objects: OrderedDict[bytes, Answers] = OrderedDict()
         self._bindings: OrderedDict[tuple[str, str, str], Binding] = OrderedDict()
         self._given: dict[str, dict[tuple[str, str, str], Binding]] = {}
@@ -110,7 +87,7 @@ class Context:
 
     def ask(self, rules: Iterable[CompiledRule]) -> None:
         """Remember from now on what these rules ask."""
-        self._asked, self._groups, self._binds = {}, {}, False
+        self._asked, self._groups, self._glances, self._binds = {}, {}, {}, False
         for rule in rules:
             for asked in rule.asks:
                 question = asked.question
@@ -141,25 +118,25 @@ class Context:
 
     # What a write leaves
 
-    def note(self, record: AuditRecord) -> None:
-        """Take in what this event says of an object that rules ask about."""
-        ref = record.object_ref
-        if record.verb in CHANGES and ref is not None and ref.resource in self._asked:
-            groups = self._groups[ref.resource]
-            if ref.subresource in OF_THE_OBJECT and (groups is None or ref.api_group.casefold() in groups):
-                self._take(RecordView(record), ref)
+    def concerns(self, verb: str, ref: AuditObject | None) -> bool:
+        """Whether `note` is to hear of such an event: a write of an object that rules ask about."""
+        if verb not in CHANGES or ref is None or ref.resource not in self._asked:
+            return False
+        groups = self._groups[ref.resource]
+        return ref.subresource in OF_THE_OBJECT and (groups is None or ref.api_group.casefold() in groups)
 
-    def _take(self, view: RecordView, ref: AuditObject) -> None:
-        record = view.record
+    def note(self, view: RecordView) -> None:
+        """Take in what an event that it concerns says of an object."""
+        record, ref = view.record, view.ref
         if record.stage not in ("ResponseComplete", "") or view.response.code >= 400 or view.dry_run:
             return
         self._encoded = None
-        if self._glanced(view, ref):
-            return
         binding = self._binds and ref.api_group == RBAC and ref.resource in BINDINGS
         if record.verb == "deletecollection":
             if binding:
                 self._forget_bindings(ref.resource, ref.namespace)
+            return
+        if record.verb != "delete" and not binding and self._glanced(view, ref):
             return
         name = name_of(view)
         if not name or len(name) + len(ref.namespace) > MAX_NAME:
@@ -182,18 +159,20 @@ class Context:
 
         Most writes of a cluster are those of Pods, and most of a Pod nobody asks for.
         """
-        raw, asked = bytes(view.record.response_object), self._asked[ref.resource]
-        if view.record.verb == "delete" or len(asked) > MAX_GLANCES or (self._binds and ref.resource in BINDINGS):
+        if not view.record.response_object:
             return False
+        resource = (ref.api_group, ref.resource)
+        glance = self._glances.get(resource)
+        if glance is None:
+            glance = self._glances[resource] = Glance(self._asked[ref.resource].values(), *resource)
         try:
-            outline = _outline(raw) if raw else None
-            name = outline.name_of(ref) if outline is not None else ""
-            if not name:
-                return False
-            answers = {question.id: question.of_bytes(ref.api_group, ref.resource, raw) for question in asked.values()}
+            kind, name, answers = glance.at(bytes(view.record.response_object))
         except BROKEN:
             return False
-        self._keep(_key(ref.api_group, ref.resource, ref.namespace, name), answers)
+        name = ref.name or name
+        if not name or len(name) + len(ref.namespace) > MAX_NAME or not _is_object(kind, ref):
+            return False
+        self._keep(_key(*resource, ref.namespace, name), answers)
         return True
 
     def _keep(self, key: bytes, answers: Answers) -> None:
@@ -315,6 +294,13 @@ class Context:
         for binding in kept.bindings:
             self._put(binding)
         self._encoded = state or None
+
+
+def _is_object(kind: str, ref: AuditObject) -> bool:
+    """Whether a response of this kind is surely the object of the request; where not, a closer look must tell."""
+    if ref.subresource:
+        return kind == "Pod"
+    return kind not in ("", "Status", "Table", "PartialObjectMetadata") and not kind.endswith("List")
 
 
 def _key(group: str, plural: str, namespace: str, name: str) -> bytes:

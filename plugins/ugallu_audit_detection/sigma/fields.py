@@ -92,18 +92,10 @@ def impersonated_extra(key: str) -> Field:
     return Field(f"impersonatedUser.extra.{key}", Part.USER, Shape.TEXTS, read)
 
 
-def annotation_clue(key: str) -> bytes:
-    """Return what the bytes of annotations hold if they have a key like this; nothing where JSON may spell it anew."""
-    return b"" if re.search(r'["\\\x00-\x1f]', key) else max(re.split(r"[*?]", key), key=len).encode()
-
-
 def annotation(key: str) -> Field:
     """One annotation; absent is no value, empty is one."""
-    clue = annotation_clue(key)
 
     def read(view: RecordView) -> tuple[str, ...]:
-        if "annotations" not in view.__dict__ and view.lacks_annotation(clue):
-            return ()
         value = view.annotations.get(key)
         return () if value is None else (value,)
 

@@ -19,6 +19,8 @@ from ugallu_audit_detection.sigma.view import MAX_KEY, Callers, RecordView
 
 Request = tuple[str, ...]
 Rest = tuple[CompiledRule, Expr, Holds]
+Known = tuple[tuple[Case, ...], bool]
+"""What is left to ask of a caller's request, and whether what is remembered must hear of it."""
 NONE: tuple[CompiledRule, ...] = ()
 _KEY = (fields.VERB, fields.STAGE, fields.RESOURCE, fields.API_GROUP, fields.SUBRESOURCE)
 MAX_REQUESTS = 4096
@@ -32,8 +34,12 @@ OTHER = "\0"
 class Remembers(Surroundings, Protocol):
     """What is known around events, kept from the events themselves."""
 
-    def note(self, record: AuditRecord) -> None:
-        """Take in what an event changed."""
+    def concerns(self, verb: str, ref: AuditObject | None) -> bool:
+        """Whether an event of this kind may change what is known."""
+        ...
+
+    def note(self, view: RecordView) -> None:
+        """Take in what an event that it concerns changed."""
         ...
 
 
@@ -54,11 +60,28 @@ class Matcher:
         )
         self._named = _named(self._active)
         self._requests: dict[Request, tuple[Rest, ...]] = {}
-        self._cases: dict[tuple[str | bytes, ...], tuple[Case, ...] | None] = {}
+        self._cases: dict[tuple[str | bytes, ...], Known | None] = {}
         self.callers = Callers()
 
     def match(self, record: AuditRecord) -> Sequence[CompiledRule]:
         """Return the rules that the record matches, in the order they were given."""
+        cases, _ = self._known(record)
+        return self._asked(cases, RecordView(record, self.callers, self.context)) if cases else NONE
+
+    def match_batch(self, records: Iterable[AuditRecord]) -> Iterator[tuple[int, Sequence[CompiledRule]]]:
+        """Yield the index of each record that matches some rule, and the rules; what it changes is noted after that."""
+        known, context = self._known, self.context
+        for index, record in enumerate(records):
+            cases, noted = known(record)
+            if not cases and not noted:
+                continue
+            view = RecordView(record, self.callers, context)
+            if cases and (hits := self._asked(cases, view)):
+                yield index, hits
+            if noted and context is not None:
+                context.note(view)
+
+    def _known(self, record: AuditRecord) -> Known:
         ref = record.object_ref
         who = bytes(record.user)
         if record.impersonated_user:
@@ -67,51 +90,35 @@ class Matcher:
             key: tuple[str | bytes, ...] = (record.verb, record.stage, who)
         else:
             key = (record.verb, record.stage, ref.resource, ref.api_group, ref.subresource, who)
-        cases = self._cases.get(key)
-        if cases is None:
-            cases = self._open(key, record)
-        if not cases:
-            return NONE
-        view = RecordView(record, self.callers, self.context)
+        return self._cases.get(key) or self._opened(key, record)
+
+    def _asked(self, cases: Sequence[Case], view: RecordView) -> Sequence[CompiledRule]:
         if self._budget is not None:
             return self._budget.spent(cases, view)
         return [rule for rule, holds in cases if holds(view)]
-
-    def match_batch(self, records: Iterable[AuditRecord]) -> Iterator[tuple[int, Sequence[CompiledRule]]]:
-        """Yield the index of each record that matches some rule, and the rules; what it changes is noted after that."""
-        match = self.match
-        note = self.context.note if self.context is not None else None
-        for index, record in enumerate(records):
-            hits = match(record)
-            if hits:
-                yield index, hits
-            if note is not None:
-                note(record)
 
     def candidates(self, record: AuditRecord) -> Sequence[CompiledRule]:
         """Return the rules that are left once the request and the caller are known."""
         rests = self._of_request(_request(record))
         return [rule for rule, _ in _settled_by_caller(rests, record)]
 
-    def _open(self, key: tuple[str | bytes, ...], record: AuditRecord) -> tuple[Case, ...]:
+    def _opened(self, key: tuple[str | bytes, ...], record: AuditRecord) -> Known:
         """Settle the caller at the second sight; at the first it may be one that never comes back."""
         rests = self._of_request(_request(record))
-        if not rests:
-            cases: tuple[Case, ...] = ()
-        elif key not in self._cases:
+        noted = self.context is not None and self.context.concerns(record.verb, record.object_ref)
+        if rests and key not in self._cases:
             self._remember(key, None)
-            return tuple((rule, holds) for rule, _, holds in rests)
-        else:
-            cases = _settled_by_caller(rests, record)
-        self._remember(key, cases)
-        return cases
+            return tuple((rule, holds) for rule, _, holds in rests), noted
+        known = _settled_by_caller(rests, record) if rests else (), noted
+        self._remember(key, known)
+        return known
 
-    def _remember(self, key: tuple[str | bytes, ...], cases: tuple[Case, ...] | None) -> None:
+    def _remember(self, key: tuple[str | bytes, ...], known: Known | None) -> None:
         if sum(map(len, key)) > MAX_KEY:
             return  # a URL may be a megabyte long, and all of it the name of a resource
         if len(self._cases) >= MAX_CASES and key not in self._cases:
             self._cases.clear()
-        self._cases[key] = cases
+        self._cases[key] = known
 
     def _of_request(self, request: Request) -> tuple[Rest, ...]:
         # To the rules all values that none of them names are one: a client that invents resources meets what is known.

@@ -17,6 +17,8 @@ from ugallu_audit_detection.sigma.errors import Reason, RuleError, shown
 MAX_STARS = 8
 MAX_GLOB = 512
 MAX_REGEX = 512
+MAX_WORDS = 8
+"""Words that are looked for one by one."""
 REGEX_MEMORY = 4 << 20
 """What RE2 may spend on one expression, in bytes: its automaton falls back to a slower, still linear one beyond."""
 
@@ -102,7 +104,7 @@ def any_pattern(patterns: Sequence[Pattern], *, fold: bool = False) -> TextTest:
         patterns = [folded(pattern) for pattern in patterns]
     if any(pattern.matches_all for pattern in patterns):
         return lambda _text: True
-    exact, prefixes, suffixes, inner, tests = set[str](), list[str](), list[str](), list[str](), list[TextTest]()
+    exact, prefixes, suffixes, inner, others = set[str](), list[str](), list[str](), list[str](), list[Pattern]()
     for pattern in patterns:
         match pattern.parts:
             case ():
@@ -116,7 +118,7 @@ def any_pattern(patterns: Sequence[Pattern], *, fold: bool = False) -> TextTest:
             case (Wild.ANY, str(middle), Wild.ANY):
                 inner.append(middle)
             case _:
-                tests.append(_general(pattern))
+                others.append(pattern)
     checks: list[TextTest] = []
     if len(exact) == 1:
         checks.append(next(iter(exact)).__eq__)
@@ -128,7 +130,7 @@ def any_pattern(patterns: Sequence[Pattern], *, fold: bool = False) -> TextTest:
         checks.append(_ends(tuple(dict.fromkeys(suffixes))))
     if inner:
         checks.append(_contains(tuple(dict.fromkeys(inner))))
-    checks.extend(tests)
+    checks.extend(_several(others))
     test = _either(checks)
     return (lambda text: test(text.casefold())) if fold else test
 
@@ -164,12 +166,13 @@ def _contains(middles: tuple[str, ...]) -> TextTest:
     if len(middles) == 1:
         middle = middles[0]
         return lambda text: middle in text
-    if len(middles) > 8:
-        # One RE2 automaton beats a loop of searches from about eight words on.
+    if len(middles) > MAX_WORDS:
+        # One RE2 automaton beats a loop of searches, unless there are too many words for it.
         import re2
 
-        found = re2.compile("|".join(re2.escape(middle) for middle in middles), _options()).search
-        return lambda text: found(_clean(text)) is not None
+        with contextlib.suppress(re2.error):
+            found = re2.compile("|".join(map(re2.escape, middles)), _options()).search
+            return lambda text: found(_clean(text)) is not None
 
     def contains(text: str) -> bool:
         for middle in middles:  # noqa: SIM110
@@ -178,6 +181,45 @@ def _contains(middles: tuple[str, ...]) -> TextTest:
         return False
 
     return contains
+
+
+def _several(patterns: Sequence[Pattern]) -> list[TextTest]:
+    """Return tests of which one passes when a text matches one of the patterns, each of them of several pieces.
+
+    Those that begin alike (`*command=*curl*`, `*command=*sh`) share one search for that.
+    """
+    alike: dict[tuple[str | Wild, ...], list[Pattern]] = {}
+    for pattern in patterns:
+        alike.setdefault(pattern.parts[: _beginning(pattern)], []).append(pattern)
+    return [
+        _after(beginning, [Pattern(pattern.parts[len(beginning) - 1 :]) for pattern in some])
+        if beginning and len(some) > 1
+        else _either([_general(pattern) for pattern in some])
+        for beginning, some in alike.items()
+    ]
+
+
+def _beginning(pattern: Pattern) -> int:
+    """Return how many parts come up to the second run of anything, if there is nothing but text before it."""
+    stars = [place for place, part in enumerate(pattern.parts) if part is Wild.ANY][:2]
+    plain = len(stars) == 2 and all(isinstance(part, str) or part is Wild.ANY for part in pattern.parts[: stars[1]])
+    return stars[1] + 1 if plain else 0
+
+
+def _after(beginning: tuple[str | Wild, ...], rests: Sequence[Pattern]) -> TextTest:
+    """Return the test of a text that begins with `beginning`, which ends in any run, and goes on like one of `rests`.
+
+    The leftmost place leaves most of the text to the rest, so no other one has to be tried.
+    """
+    *heads, middle = (part for part in beginning if isinstance(part, str))
+    head = "".join(heads)
+    goes_on = any_pattern(rests)
+
+    def test(text: str) -> bool:
+        at = text.find(middle, len(head)) if text.startswith(head) else -1
+        return at >= 0 and goes_on(text[at + len(middle) :])
+
+    return test
 
 
 def _general(pattern: Pattern) -> TextTest:
@@ -206,12 +248,14 @@ def _general(pattern: Pattern) -> TextTest:
 def _with_single(pattern: Pattern) -> TextTest:
     import re2
 
+    # What holds the longest piece is seldom a near miss: a search costs a tenth of an expression.
+    piece = max((part for part in pattern.parts if isinstance(part, str)), key=len, default="")
     if Wild.CHAR in pattern.parts:
         source = "".join(
             re2.escape(part) if isinstance(part, str) else ".*" if part is Wild.ANY else "." for part in pattern.parts
         )
         by_char = re2.compile(f"(?s:{source})", _options()).fullmatch
-        return lambda text: by_char(_clean(text)) is not None
+        return lambda text: piece in text and by_char(_clean(text)) is not None
     encoded = b"".join(
         re2.escape(part.encode("utf-8", "surrogatepass"))
         if isinstance(part, str)
@@ -221,7 +265,7 @@ def _with_single(pattern: Pattern) -> TextTest:
         for part in pattern.parts
     )
     by_byte = re2.compile(b"(?s:" + encoded + b")", _options(latin1=True)).fullmatch
-    return lambda text: by_byte(text.encode("utf-8", "surrogatepass")) is not None
+    return lambda text: piece in text and by_byte(text.encode("utf-8", "surrogatepass")) is not None
 
 
 def _options(*, latin1: bool = False) -> Any:  # noqa: ANN401 - re2 has no types

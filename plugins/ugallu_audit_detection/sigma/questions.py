@@ -5,7 +5,7 @@ by: what has to be remembered of one is a short answer to each question, however
 """
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
@@ -16,7 +16,7 @@ from ugallu.sdk import RightsMatch
 from ugallu_audit_detection.memory import digest
 from ugallu_audit_detection.sigma.objects import CONTAINERS, POD_SPECS
 from ugallu_audit_detection.sigma.path import EACH, Path, Step, Walk, walk
-from ugallu_audit_detection.sigma.peek import peek
+from ugallu_audit_detection.sigma.peek import peek_all
 from ugallu_audit_detection.sigma.values import text_of
 
 RBAC = "rbac.authorization.k8s.io"
@@ -38,21 +38,35 @@ class Question:
         """Answer for a whole object of this resource."""
         return self.answer([value for look in _walks(self.path, group, plural) for value in look(body)])
 
-    def of_bytes(self, group: str, plural: str, body: bytes) -> Answer:
-        """Answer the same from the bytes of the object. Raises one of `BROKEN` where it must be decoded."""
-        if self.clue and self.clue not in body and b"\\" not in body:
-            return self.answer([])
-        return self.answer([value for way in ways(self.path, group, plural) for value in peek(way)(body)])
-
-    @property
-    def clue(self) -> bytes:
-        """The last key of the path, as it stands in JSON; empty when it has none."""
-        key = next((step for step in reversed(self.path.steps) if isinstance(step, str)), "")
-        return f'"{key}"'.encode() if key.isascii() and '"' not in key and "\\" not in key and key else b""
-
     def touched(self, group: str, plural: str, patch: Any) -> bool:  # noqa: ANN401 - any JSON
         """Whether a partial object writes anything at the path; where it does not, the old answer stands."""
         return any(_touches(patch, steps) for steps in ways(self.path, group, plural))
+
+
+class Glance:
+    """What an object is called and what it answers to several questions, in one pass over its bytes."""
+
+    def __init__(self, questions: Iterable[Question], group: str, plural: str) -> None:
+        paths: list[tuple[Step, ...]] = [("kind",), ("metadata", "name")]
+        self._asked: list[tuple[Question, int, int]] = []
+        for question in questions:
+            some = ways(question.path, group, plural)
+            self._asked.append((question, len(paths), len(paths) + len(some)))
+            paths += some
+        self._look = peek_all(paths)
+
+    def at(self, body: bytes) -> tuple[str, str, dict[bytes, Answer]]:
+        """Return kind, name and answers. Raises one of `BROKEN` where the object must be decoded for that."""
+        found = self._look(body)
+        answers: dict[bytes, Answer] = {}
+        for question, first, last in self._asked:
+            values = found[first] if last - first == 1 else [value for some in found[first:last] for value in some]
+            answers[question.id] = question.answer(values)
+        return _text(found[0]), _text(found[1]), answers
+
+
+def _text(values: list[Any]) -> str:
+    return values[0] if values and type(values[0]) is str else ""
 
 
 def hit(path: Path, wanted: Callable[[Any], bool], sentence: str) -> Question:

@@ -20,6 +20,7 @@ from ugallu_audit_detection.levels import Levels
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import RuleError
 from ugallu_audit_detection.sigma.match import Matcher
+from ugallu_audit_detection.sigma.view import RecordView
 
 EMIT = SigmaEmit(security_event_type="KubernetesAPICall", severity="low")  # type: ignore[arg-type]
 RBAC = "rbac.authorization.k8s.io"
@@ -277,7 +278,7 @@ def test_the_memory_is_bounded_and_travels() -> None:
     context = Context()
     context.ask([one])
     for number in range(MAX_OBJECTS + 1):
-        context.note(record(pod(True, f"p{number}")))
+        context.note(RecordView(record(pod(True, f"p{number}"))))
     twin = Context()
     twin.ask([one])
     twin.restore(context.snapshot())
@@ -298,7 +299,7 @@ def test_a_binding_of_too_many_subjects_is_unknown() -> None:
     one = rule(ADMIN)
     context = Context()
     context.ask([one])
-    context.note(record(crowd))
+    context.note(RecordView(record(crowd)))
     assert not Matcher([one], context=context).match(record(TOKEN))
 
 
