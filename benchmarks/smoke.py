@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.lines import EXAMPLES, write
 from benchmarks.replay import measure
+from benchmarks.rsigma import MISSING
 
 SMALL = {
     # The arguments that make each one short.
@@ -18,6 +19,7 @@ SMALL = {
     "journal": (),
     "matcher": ("--quick",),
     "rest": ("--runs", "1"),
+    "rsigma": ("--events", "2000", "--rounds", "1"),
     "seal": ("100",),
     "webhook": ("--seconds", "2", "--rate", "1000"),
 }
@@ -34,7 +36,7 @@ def main() -> int:
     for name, arguments in SMALL.items():
         print(f"{name}:", flush=True)
         done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], cwd=here.parent, check=False)
-        if done.returncode:
+        if done.returncode and not (name == "rsigma" and done.returncode == MISSING):
             return done.returncode
     with tempfile.TemporaryDirectory() as work:
         log = write(Path(work) / "smoke.jsonl", 20_000)
