@@ -38,6 +38,7 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         action="store_true",
         help="and whatever shares a correlation id or a capture with them, or is a cause or effect",
     )
+    which.add_argument("--archived", action="store_true", help="also what the cluster has no more and the archive has")
     parser.add_argument("--by", default="", metavar="WHO", help="who takes it, for the chain of custody")
     parser.add_argument(
         "--blob-bytes",
@@ -68,8 +69,9 @@ async def _export(args: argparse.Namespace) -> int:
     import sys
 
     from ugallu import __version__
+    from ugallu.cli.export_archived import Copies, others
     from ugallu.cli.export_from import holdings
-    from ugallu.cli.export_what import events_of, found_event, responses_to
+    from ugallu.cli.export_what import choose, found_event, links_of, narrows, responses_to, when_of
     from ugallu.clock import SystemClock
     from ugallu.evidence.custody import moment
     from ugallu.evidence.export import About, Exporter
@@ -82,15 +84,29 @@ async def _export(args: argparse.Namespace) -> int:
         looking(settings) as cluster,
         holdings(cluster, settings, root=args.trusted_root, signers=signers) as held,
     ):
-        events = [await found_event(cluster, name) for name in await events_of(cluster, asked)]
+        links, copies = await links_of(cluster, asked), Copies(held.archive, cluster)
+        live = {link.metadata.uid for link in links}
+        if asked.archived:
+            await copies.load(when_of(asked))
+            every = narrows(asked) or asked.related
+            gone = await copies.links(() if every else asked.names)
+            links += [link for link in gone if link.metadata.uid not in live]
+        events = [
+            await found_event(cluster, link.metadata.name, held.archive)
+            if link.metadata.uid in live
+            else await copies.event(link.metadata.uid)
+            for link in choose(links, asked)
+        ]
         if not events:
             return _nothing()
+        responses = await responses_to(cluster, events)
+        responses += others(await copies.responses_to(events), responses)
         single = len(asked.names) == len(events) == 1
         with Writer(folder) as out:
             exporter = Exporter(out, held.read, held.trust, held.root, most=args.blob_bytes or sys.maxsize)
             for found in events:
                 await exporter.add(found, strict=single)
-            for found in await responses_to(cluster, events):
+            for found in responses:
                 await exporter.add(found)
             digest = exporter.finish(
                 About(
@@ -124,6 +140,7 @@ def _asked(args: argparse.Namespace) -> "tuple[Asked, Path]":
         since=args.since,
         until=args.until,
         related=args.related,
+        archived=args.archived,
     )
     if not any((names, asked.labels, asked.correlation_id, asked.subject, asked.since, asked.until)):
         raise PermanentError(

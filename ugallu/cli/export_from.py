@@ -45,6 +45,10 @@ class Holdings:
         self.root = root
         """The trusted root, in Sigstore's format."""
         self._stores = stores
+        archive = stores.bucket or stores.local
+        assert archive is not None
+        self.archive: EvidenceStore = archive
+        """Where evidence goes now, and copies of what is collected."""
         self._kept: OrderedDict[tuple[EvidenceStore, str], tuple[Stored, bytes]] = OrderedDict()
         self._turn = anyio.Lock()
 

@@ -11,18 +11,20 @@ from ugallu.api.bundle import AttestationBundle
 from ugallu.api.event import SecurityEvent
 from ugallu.api.meta import Kind, ObjectReference, Resource, Wire
 from ugallu.api.response import EventResponse
+from ugallu.clock import SystemClock
+from ugallu.cluster.embedded.selectors import parse_labels
 from ugallu.cluster.port import Cluster, NotFoundError, list_all
 from ugallu.errors import PermanentError
 from ugallu.evidence.export import Found
 from ugallu.evidence.folder import Asked
-from ugallu.evidence.ports import IntegrityError
+from ugallu.evidence.ports import EvidenceStore, IntegrityError
+from ugallu.runtime.ttl.evidence import Unsealed, lost_bundle
 from ugallu.runtime.ttl.marks import Whole, whole
 
 F = TypeVar("F", SecurityEvent, EventResponse, AttestationBundle)
 
 INCIDENT_SIGNAL: Final = "incident.uid"
 """The signal by which events of one capture belong together."""
-DIRECTORY: Final = b"file://"
 
 
 class LinkSubject(Wire, frozen=True, kw_only=True):
@@ -79,33 +81,45 @@ def when_of(asked: Asked) -> When:
     return When(_time(asked.since, "--since"), _time(asked.until, "--until"))
 
 
-async def events_of(cluster: Cluster, asked: Asked) -> list[str]:
-    """Return the names of the events that were asked for, in order of time; raises `NotFoundError` for a name alone."""
-    if asked.names and not asked.related and not (asked.labels or asked.correlation_id or asked.subject):
-        return list(dict.fromkeys(asked.names))
-    everything, _ = await list_all(cluster, Link)
-    labelled = None
-    if asked.labels:
-        labelled = {event.metadata.uid for event in (await list_all(cluster, Link, labels=asked.labels))[0]}
-    chosen = list(_chosen(everything, asked, when_of(asked), labelled))
+async def links_of(cluster: Cluster, asked: Asked) -> list[Link]:
+    """Return the events that can be chosen from: those that are named, or all where something else is asked as well."""
+    if narrows(asked) or asked.related:
+        return (await list_all(cluster, Link))[0]
+    found = []
+    for name in dict.fromkeys(asked.names):
+        try:
+            found.append(await cluster.get(Link, name))
+        except NotFoundError:
+            continue  # said by whoever chooses: it may be in the archive
+    return found
+
+
+def choose(events: Sequence[Link], asked: Asked) -> list[Link]:
+    """Return the events that were asked for, in order of time; raises `NotFoundError` for a name that nobody has."""
+    chosen = list(_chosen(events, asked, when_of(asked)))
     missing = set(asked.names) - {event.metadata.name for event in chosen}
     if missing:
-        raise NotFoundError("not found", where=f"securityevents/{min(missing)}")
+        fix = "" if asked.archived else "pass --archived for one that was collected"
+        raise NotFoundError("not found", where=f"securityevents/{min(missing)}", fix=fix)
     if asked.related:
-        chosen = _related(everything, chosen)
-    chosen.sort(key=lambda event: (str(event.spec.detected_at), event.metadata.name))
-    return [event.metadata.name for event in chosen]
+        chosen = _related(events, chosen)
+    return sorted(chosen, key=lambda event: (str(event.spec.detected_at), event.metadata.name))
 
 
-def _chosen(events: Iterable[Link], asked: Asked, when: When, labelled: "set[str] | None") -> Iterator[Link]:
+def narrows(asked: Asked) -> bool:
+    """Tell whether something else than names was asked for."""
+    return bool(asked.labels or asked.correlation_id or asked.subject or asked.since or asked.until)
+
+
+def _chosen(events: Iterable[Link], asked: Asked, when: When) -> Iterator[Link]:
     """Yield the events that meet all of what was asked; those that were named, whatever else was."""
-    narrowed = bool(asked.labels or asked.correlation_id or asked.subject or asked.since or asked.until)
+    labels = parse_labels(asked.labels)
     for event in events:
         spec = event.spec
         if event.metadata.name in asked.names or (
-            narrowed
+            narrows(asked)
             and when.has(spec.detected_at)
-            and (labelled is None or event.metadata.uid in labelled)
+            and labels.matches(event.metadata.labels)
             and (not asked.correlation_id or spec.correlation_id == asked.correlation_id)
             and (not asked.subject or asked.subject in _names_of(spec.subject))
         ):
@@ -135,13 +149,14 @@ def _names_of(subject: LinkSubject) -> tuple[str, ...]:
     return f"{subject.kind}/{place}{subject.name}", subject.uid
 
 
-async def found_event(cluster: Cluster, name: str) -> Found:
-    """Return an event with the bundle that it names; raises `NotFoundError`."""
+async def found_event(cluster: Cluster, name: str, store: EvidenceStore) -> Found:
+    """Return an event of the cluster with the bundle that it names; raises `NotFoundError`."""
     item = await cluster.get(whole(SecurityEvent.kind_info), name)
     event = _read(item, SecurityEvent)
     ref = event.status.attestation_bundle_ref
     bundle = None if ref is None else await _get(cluster, ref.name)
-    return _found(event, item, bundle)
+    found = _found(event, item, bundle)
+    return found if bundle is not None else msgspec.structs.replace(found, bundle=await lost(store, item))
 
 
 async def responses_to(cluster: Cluster, events: Sequence[Found]) -> list[Found]:
@@ -159,6 +174,14 @@ async def responses_to(cluster: Cluster, events: Sequence[Found]) -> list[Found]
             bundles, _ = await list_all(cluster, whole(AttestationBundle.kind_info), fields=fields)
             found.append(_found(response, item, bundles[0] if bundles else None))
     return found
+
+
+async def lost(store: EvidenceStore, item: Whole) -> AttestationBundle | None:
+    """Return what the bundle of an event would say that is gone; None for one that was never attested."""
+    try:
+        return await lost_bundle(store, item, SystemClock().now())
+    except Unsealed:
+        return None
 
 
 async def _get(cluster: Cluster, name: str) -> Whole | None:

@@ -87,6 +87,7 @@ class Exporter:
         self._steps: list[custody.Step] = []
         self._signers: dict[PublicKey | Identity, None] = {}
         self._bundles: dict[str, tuple[str, Stored, bytes, Report]] = {}
+        self._stems: dict[str, str] = {}
         self._proven: list[guide.Line] = []
         self.example = ""
         """A command of stock cosign that verifies something in the folder, once that is finished."""
@@ -103,6 +104,9 @@ class Exporter:
         if isinstance(found.fact, SecurityEvent):
             self._cluster = found.fact.spec.cluster_identity
         stem = f"{_FOLDERS[kind]}/{stem_of(meta.name)}"
+        if self._stems.setdefault(stem, meta.uid) != meta.uid:
+            # A name that went to another object after this one was collected.
+            stem = f"{stem}-{hashlib.sha256(meta.uid.encode()).hexdigest()[:8]}"
         fact = Fact(kind=kind, name=meta.name, uid=meta.uid, object=f"{stem}.json", archived=found.archived)
         self._out.add(fact.object, found.whole)
         if found.bundle_whole:

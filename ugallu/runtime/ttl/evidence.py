@@ -19,7 +19,7 @@ from ugallu.api.response import EventResponse, EventResponseSpec
 from ugallu.cluster.port import Cluster, NotFoundError
 from ugallu.errors import PermanentError
 from ugallu.evidence.canonical import canonical, digest
-from ugallu.evidence.ports import IntegrityError, Stored
+from ugallu.evidence.ports import EvidenceStore, IntegrityError, Stored
 from ugallu.evidence.seal import Keys, shared_name
 from ugallu.evidence.share import part_of
 from ugallu.evidence.stores.parts import split
@@ -62,7 +62,7 @@ async def prove(cluster: Cluster, vault: Vault, item: Whole, bundles: Iterable[B
         if bundle.status.phase is BundlePhase.SEALED and bundle.spec.attested_for.uid == item.metadata.uid:
             await _confirm(vault, bundle, item)
             return set(keys_of(vault, bundle))
-    bundle = await lost_bundle(vault, item, now)
+    bundle = await lost_bundle(vault.store, item, now)
     await _confirm(vault, bundle, item)
     return set(keys_of(vault, bundle))
 
@@ -100,7 +100,7 @@ def keys_of(vault: Vault, bundle: AttestationBundle) -> Iterator[str]:
             yield name.removesuffix(f".{role}") + ".intoto.jsonl"
 
 
-async def lost_bundle(vault: Vault, item: Whole, now: dt.datetime) -> AttestationBundle:
+async def lost_bundle(store: EvidenceStore, item: Whole, now: dt.datetime) -> AttestationBundle:
     """Return what a bundle that is gone would say, from the store: the event remembers its uid, and nothing is listed.
 
     Sealed alone it lies under that uid, sealed with others under the digest of the statement that they shared. Raises
@@ -118,29 +118,29 @@ async def lost_bundle(vault: Vault, item: Whole, now: dt.datetime) -> Attestatio
     alone, shared = Keys(uid), Keys(shared_name(seen.attestation_digest))
     for month in _months(born, now):
         for keys, subject in (
-            (alone, await vault.store.stat(alone.subject(cluster_id, month))),
-            (shared, await _part(vault, shared.subjects(cluster_id, month), _spec(item))),
+            (alone, await store.stat(alone.subject(cluster_id, month))),
+            (shared, await _part(store, shared.subjects(cluster_id, month), _spec(item))),
         ):
-            legs = await _legs(vault, keys, cluster_id, month) if subject is not None else ()
+            legs = await _legs(store, keys, cluster_id, month) if subject is not None else ()
             if subject is not None and legs:
                 return _found(item, seen, legs, subject)
     raise Unsealed
 
 
-async def _part(vault: Vault, key: str, content: bytes) -> Stored | None:
+async def _part(store: EvidenceStore, key: str, content: bytes) -> Stored | None:
     """Return what is recorded of these bytes as a part of what lies under the key; None where they are not in it."""
-    if await vault.store.stat(key) is None:
+    if await store.stat(key) is None:
         return None
-    stored, whole = await vault.store.read(key)
+    stored, whole = await store.read(key)
     part = part_of(whole, content)
     return None if part is None else part.of(stored, whole)[0]
 
 
-async def _legs(vault: Vault, keys: Keys, cluster_id: str, month: dt.datetime) -> tuple[BundleArchive, ...]:
+async def _legs(store: EvidenceStore, keys: Keys, cluster_id: str, month: dt.datetime) -> tuple[BundleArchive, ...]:
     """Return the Sigstore bundles there are: one, or one of each who signed."""
     found = []
     for role in ROLES:
-        stored = await vault.store.stat(keys.bundle(cluster_id, month, role))
+        stored = await store.stat(keys.bundle(cluster_id, month, role))
         if stored is not None:
             url, sha256 = stored.url, stored.sha256
             found.append(BundleArchive(role=role, media_type=stored.media_type, url=url, sha256=sha256))
