@@ -11,7 +11,7 @@ class Ingest(Operator[Config]):
     config = Config
     placement = Placement.EVERY_REPLICA
     shipped = False
-    """Which NATS, and with which credentials, no manifest of ours can know."""
+    """Which NATS there is no overlay of ours can know."""
     workload = Workload(
         ports=(Port("webhook", 8443, service=443),),
         secrets=("ugallu-audit-webhook-tls", "ugallu-audit-webhook-token", "ugallu-nats"),

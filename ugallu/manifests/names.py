@@ -11,6 +11,11 @@ IMAGE: Final = "ugallu"
 PRIORITY: Final = "ugallu-critical"
 WEBHOOK_TLS: Final = "ugallu-audit-webhook-tls"
 WEBHOOK_TOKEN: Final = "ugallu-audit-webhook-token"  # noqa: S105 - the name of a Secret
+BUS_TOKEN: Final = "ugallu-audit-bus-token"  # noqa: S105 - the name of a Secret
+BUS_CLIENT: Final = "ugallu-audit-bus-client"
+"""What a reader of the event bus has: `ca.crt` of the server, with cert-manager a certificate of its own."""
+NATS: Final = "ugallu-nats"
+BUS_SERVICE: Final = "ugallu-audit-detection-bus"
 SYSTEM: Final = Namespace.SYSTEM.value
 PRIVILEGED: Final = Namespace.PRIVILEGED.value
 

@@ -65,6 +65,9 @@ def of_role(role: Role) -> Iterator[Document]:
         place = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": role.namespace}}}
         for namespace in (SYSTEM, PRIVILEGED):
             yield _policy(f"{APP}-{role.name}-is-read", namespace, role.name, _out([{**place, **pods}], own))
+    if role.workload.reaches:
+        reached = _out([], [_port("TCP", number) for number in role.workload.reaches])
+        yield _policy(f"{role.account}-reaches", role.namespace, role.name, {**reached, **pods})
 
 
 def _policy(name: str, namespace: str, component: str, spec: dict[str, Any]) -> Document:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from ugallu.errors import PermanentError
-from ugallu.manifests.names import APP, WEBHOOK_TLS, WEBHOOK_TOKEN
+from ugallu.manifests.names import APP, BUS_CLIENT, BUS_SERVICE, BUS_TOKEN, NATS, SYSTEM, WEBHOOK_TLS, WEBHOOK_TOKEN
 from ugallu.operator.contract import Grant, HostPath, Namespace, Operator, Placement, Port, Workload
 from ugallu.operator.rights import lease_of, rights
 
 T = TypeVar("T")
 
 AUDIT: Final = "audit-detection"
+INGEST: Final = "ingest"
 AUDIT_DIRECTORY: Final = "/var/log/kubernetes/audit"
 SECRETS: Final = "/etc/ugallu/secrets"
 LOCAL: Final = "local"
@@ -27,6 +28,16 @@ _WEBHOOK: Final = {
     "audit.webhook.tls_cert": f"{SECRETS}/{WEBHOOK_TLS}/tls.crt",
     "audit.webhook.tls_key": f"{SECRETS}/{WEBHOOK_TLS}/tls.key",
     "audit.webhook.token_file": f"{SECRETS}/{WEBHOOK_TOKEN}/token",
+}
+_BUS: Final = {
+    "audit.bus.addresses": f"{BUS_SERVICE}.{SYSTEM}.svc:8444",
+    "audit.bus.ca": f"{SECRETS}/{BUS_CLIENT}/ca.crt",
+    "audit.bus.token_file": f"{SECRETS}/{BUS_TOKEN}/token",
+}
+_NATS: Final = {
+    "bus.url": "tls://nats.nats.svc:4222",
+    "bus.ca": f"{SECRETS}/{NATS}/ca.crt",
+    "bus.token_file": f"{SECRETS}/{NATS}/token",
 }
 _SEAL_HERE: Final = {"evidence": "local"}
 
@@ -84,6 +95,11 @@ class Role:
         return Shape.STATEFUL_SET if durable and not alone else Shape.DEPLOYMENT
 
     @property
+    def shipped(self) -> bool:
+        """Whether overlays run it."""
+        return all(operator.shipped for operator in self.operators)
+
+    @property
     def grants(self) -> tuple[Grant, ...]:
         """Everything that its operators may do."""
         return tuple(dict.fromkeys(grant for operator in self.operators for grant in rights(operator)))
@@ -97,9 +113,11 @@ class Role:
 def roles(operators: Iterable[type[Operator[Any]]]) -> tuple[Role, ...]:
     """Return the roles of these operators, each operator a role of its own."""
     found: list[Role] = []
-    for operator in filter(_shipped, operators):
+    for operator in operators:
         if operator.name == AUDIT:
             found += (_audit_file(operator), _audit_webhook(operator))
+        elif operator.name == INGEST:
+            found.append(_ingest(operator))
         else:
             found.append(_own(operator))
     return tuple(sorted(found, key=lambda role: role.name))
@@ -111,7 +129,7 @@ def replicated(role: Role) -> Role:
     A leader that keeps evidence on its own volume gives that up: two replicas share no volume, so key, log and store
     must then be outside (and until one is configured there, the attestor says that it has none).
     """
-    if role.daemon:
+    if role.daemon or role.name == INGEST:
         return role
     alone = role.shape is Shape.DEPLOYMENT and role.workload.durable
     settings = {path: value for path, value in role.settings.items() if path not in _SEAL_HERE}
@@ -128,8 +146,10 @@ def local(operators: Iterable[type[Operator[Any]]]) -> Role:
     """Return one role of all operators that can share a restricted Pod, with evidence on its own volume."""
     chosen = tuple(
         operator
-        for operator in filter(_shipped, operators)
-        if operator.placement is not Placement.EVERY_NODE and operator.workload.namespace is Namespace.SYSTEM
+        for operator in operators
+        if operator.shipped
+        and operator.placement is not Placement.EVERY_NODE
+        and operator.workload.namespace is Namespace.SYSTEM
     )
     parts = [operator.workload for operator in chosen]
     webhook = any(operator.name == AUDIT for operator in chosen)
@@ -162,10 +182,6 @@ def mebibytes(quantity: str) -> int:
     if unit is None or not quantity[:-2].isdigit():
         raise PermanentError(f"no amount of memory: {quantity!r}", where="Workload.memory", fix="write 256Mi or 1Gi")
     return int(quantity[:-2]) * unit
-
-
-def _shipped(operator: type[Operator[Any]]) -> bool:
-    return operator.shipped
 
 
 def _own(operator: type[Operator[Any]]) -> Role:
@@ -204,6 +220,12 @@ def _audit_file(operator: type[Operator[Any]]) -> Role:
         control_plane=True,
         root=True,
     )
+
+
+def _ingest(operator: type[Operator[Any]]) -> Role:
+    """It reads the event bus, and writes to NATS what it reads: two would write everything twice."""
+    workload = replace(operator.workload, ports=(), secrets=(BUS_CLIENT, BUS_TOKEN, NATS), reaches=(4222,))
+    return replace(_own(operator), workload=workload, settings={**_BUS, **_NATS})
 
 
 def _union(parts: Iterable[tuple[T, ...]]) -> tuple[T, ...]:

@@ -18,7 +18,7 @@ from ugallu.api.crd import crd
 from ugallu.api.kinds import KINDS
 from ugallu.api.meta import Resource
 from ugallu.api.policies import PolicyValues, policies
-from ugallu.manifests import base, monitoring, network, people, pods, rbac, webhook_tls
+from ugallu.manifests import base, event_bus, monitoring, network, people, pods, rbac, webhook_tls
 from ugallu.manifests import roles as cast
 from ugallu.manifests.document import HEADER, Document, body
 from ugallu.manifests.kustomize import Folder, changes
@@ -59,20 +59,25 @@ def folders(operators: Sequence[type[Operator[Any]]]) -> Iterator[Folder]:
         resources=("../crds", "../policies", "../rbac"),
     )
     single = cast.roles(operators)
-    double = tuple(cast.replicated(role) for role in single if not role.daemon)
+    double = tuple(twice for role in single if (twice := cast.replicated(role)) is not role)
     together = cast.local(operators)
     yield from (_component(role) for role in (*single, *double, together))
     yield Folder("components/image", images=[_IMAGE], component=True)
     yield Folder("components/ephemeral", patches=[*_forgetful(together)], component=True)
     yield Folder("components/cert-manager", {"certificate.yaml": [*webhook_tls.documents()]}, component=True)
     yield Folder("components/monitoring", monitoring.documents(), component=True)
+    yield Folder(f"components/{event_bus.CONFIG}", {"config.yaml": [event_bus.config()]}, component=True)
+    yield Folder(f"components/{event_bus.COMPONENT}", patches=[event_bus.opened()], component=True)
+    configured = f"../../components/{event_bus.CONFIG}"
+    yield Folder(f"overlays/{event_bus.CONFIG}", components=(configured,))
+    yield Folder(f"overlays/{event_bus.COMPONENT}", components=(configured, f"../../components/{event_bus.COMPONENT}"))
     yield from _packs(operators)
     # The audit log has two roads; the webhook needs no rights on a node.
     roads = ("audit-file",)
     # What the attestor keeps in a volume of its own nobody else reads back, so ttl comes with a store for both.
     alone = (*roads, "ttl")
-    yield _overlay("standard", [role for role in single if role.name not in alone])
-    yield _overlay("hardened", [role for role in double if role.name not in roads], strict=True)
+    yield _overlay("standard", [role for role in single if role.shipped and role.name not in alone])
+    yield _overlay("hardened", [role for role in double if role.shipped and role.name not in roads], strict=True)
     yield _overlay(cast.LOCAL, [together])
 
 

@@ -5,11 +5,9 @@ from typing import Any
 
 from ugallu.api.detection import BUS_TLS
 from ugallu.manifests.document import Document
-from ugallu.manifests.names import SYSTEM, WEBHOOK_TLS, metadata
+from ugallu.manifests.names import BUS_CLIENT, BUS_SERVICE, SYSTEM, WEBHOOK_TLS, metadata
 
 SERVICE = "ugallu-audit-detection-webhook"
-BUS = "ugallu-audit-detection-bus"
-BUS_CLIENT = "ugallu-audit-bus-client"
 CA = "ugallu-audit-webhook-ca"
 
 
@@ -46,7 +44,7 @@ def documents() -> Iterator[Document]:
         },
     )
 
-    names = (f"{BUS}.{SYSTEM}.svc", f"{BUS}.{SYSTEM}.svc.cluster.local")
+    names = (f"{BUS_SERVICE}.{SYSTEM}.svc", f"{BUS_SERVICE}.{SYSTEM}.svc.cluster.local")
     yield _object(
         "Certificate",
         BUS_TLS,

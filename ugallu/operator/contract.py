@@ -206,6 +206,8 @@ class Workload:
     """Empty ConfigMaps to ship beside it, for an operator that writes them and may make none."""
     arguments: tuple[str, ...] = ()
     """Flags of `ugallu run` besides `--enable`."""
+    reaches: tuple[int, ...] = ()
+    """TCP ports that it calls, wherever they are, besides the API server's."""
     memory: str = "128Mi"
     """Limit; the request is half of it."""
     durable: bool = False
@@ -226,7 +228,7 @@ class Operator(Generic[C]):
     """Refused, with a clear word, where no Pods run (the embedded cluster)."""
     workload: ClassVar[Workload] = Workload()
     shipped: ClassVar[bool] = True
-    """Whether manifests are generated for it."""
+    """Whether the overlays run it; its component is there for those who want it in any case."""
 
     def build(self, config: C, platform: Platform) -> Parts:
         """Return the parts for this config; raises `PermanentError` for a config that cannot work."""

@@ -76,22 +76,26 @@ class Forwarded:
         scrub: Callable[[str], str],
         metrics: Metrics,
         log: Logger,
+        streams: Sequence[str] = (),
     ) -> None:
-        """`instance` tells this writer's events from others'; `redact` and `scrub` take out secrets first."""
+        """`instance` tells this writer's events from others'; `redact` and `scrub` take out secrets first.
+
+        `streams` are the names under which the source publishes, where it has several; each has a place of its own.
+        """
         self.name = f"{source.name}-to-{NAME}"
-        self.point: Checkpoint | None = None
-        """Where the source goes on: everything before is in NATS for good."""
         self._source = source
         self._settings = settings
-        self._key = f"{instance}/{source.name}"
+        self._instance = instance
+        self._streams = streams or (source.name,)
+        self._points: dict[str, Checkpoint] = {}
         self._redact = redact
         self._scrub = scrub
         self._metrics = metrics
         self._log = log.bind(source=source.name)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
-        """Return what a spool may let go of, as a reader's checkpoint."""
-        return [self.point] if self.point is not None else []
+        """Return where the source goes on, a checkpoint for each stream: everything before is in NATS for good."""
+        return list(self._points.values())
 
     async def run(self, publish: Publish, start: Checkpoint | None) -> None:  # noqa: ARG002 - NATS knows the place
         """Forward until the source ends; raises `TransientError` when NATS does not answer, and as the source does."""
@@ -100,23 +104,28 @@ class Forwarded:
 
         encoder = Encoder(self._redact, self._scrub)
         async with opened(self._settings, self._log) as stream:
-            point = await stream.position(self._key)
-            if point is not None:
-                self.point = msgspec.structs.replace(point, source=self._source.name)
+            for name in self._streams:
+                point = await stream.position(self._key(name))
+                if point is not None:
+                    self._points[name] = msgspec.structs.replace(point, source=name)
             # That it works again, should it have failed before.
             await publish(Batch(self.name, 0, ()))
-            await self._source.run(partial(self._forward, stream, encoder), self.point)
+            await self._source.run(partial(self._forward, stream, encoder), self._points.get(self._source.name))
+
+    def _key(self, name: str) -> str:
+        return f"{self._instance}/{name}"
 
     async def _forward(self, stream: "JetStream", encoder: "Encoder", batch: Batch[AuditRecord]) -> None:
-        if batch.source != self._source.name:
+        if batch.source not in self._streams:
             return
+        key = self._key(batch.source)
         found = [encoded(encoder, record, stream.max_bytes) for record in batch.observations]
         messages = [(number, message) for number, message in enumerate(found, batch.first) if message]
-        await stream.append(self._key, messages)
+        await stream.append(key, messages)
         end = batch.first + len(batch.observations)
-        point = Checkpoint(self._key, NAME, next=end, resume=batch.resume, counts=batch.counts)
+        point = Checkpoint(key, NAME, next=end, resume=batch.resume, counts=batch.counts)
         await stream.moved(point)
-        self.point = msgspec.structs.replace(point, source=batch.source)
+        self._points[batch.source] = msgspec.structs.replace(point, source=batch.source)
         self._metrics.count("ugallu_audit_bus_sent_total", len(messages), consumer=NAME)
         if len(messages) < len(found):
             dropped = len(found) - len(messages)
@@ -280,12 +289,22 @@ def forwarded(
     made: list[Forwarded] = []
     others: list[Any] = []
 
-    def forward(source: Reads) -> Forwarded:
-        wrapped = Forwarded(
-            source, settings.bus, settings.instance, redact=redact, scrub=scrub, metrics=metrics, log=log
+    def forward(source: Reads, streams: Sequence[str] = ()) -> None:
+        made.append(
+            Forwarded(
+                source,
+                settings.bus,
+                settings.instance,
+                redact=redact,
+                scrub=scrub,
+                metrics=metrics,
+                log=log,
+                streams=streams,
+            )
         )
-        made.append(wrapped)
-        return wrapped
+
+    def done(source: str) -> Sequence[Checkpoint]:
+        return [point for each in made for point in each.checkpoints() if point.source == source]
 
     if audit.files:
         from ugallu.sources.audit_file import audit_files
@@ -294,9 +313,6 @@ def forwarded(
             forward(source)
     if audit.webhook.listen:
         from ugallu.sources.audit_webhook import audit_webhook
-
-        def done(source: str) -> Sequence[Checkpoint]:
-            return [point for each in made for point in each.checkpoints() if point.source == source]
 
         spool, receiver = audit_webhook(
             audit.webhook,
@@ -309,10 +325,15 @@ def forwarded(
         )
         forward(spool)
         others.append(receiver)
+    if audit.bus.addresses:
+        from ugallu.sources.relay import STREAMS, AuditRelay
+
+        consumer = audit.bus.consumer or "ingest"
+        relay = AuditRelay(audit.bus, consumer=consumer, checkpoints=done, clock=clock, metrics=metrics, log=log)
+        forward(relay, STREAMS)
     if not made:
-        raise PermanentError(
-            "no audit log to forward", where="--bus", fix="give --audit-log FILE or --webhook HOST:PORT"
-        )
+        fix = "give --audit-log FILE, --webhook HOST:PORT or --audit-bus HOST:PORT"
+        raise PermanentError("no audit log to forward", where="--bus", fix=fix)
     return [*made, *others]
 
 

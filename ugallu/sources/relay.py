@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 NAME: Final = "audit-bus"
 SERVERS: Final = 16
 """Read at a time; more replicas than that are for NATS."""
+STREAMS: Final = tuple(f"{NAME}-{slot}" for slot in range(SERVERS))
+"""What its sources are called, one a server."""
 MESSAGE_BYTES: Final = 32 << 20
 """A larger one ends the stream: no server of ours sends one."""
 HELD_BYTES: Final = 8 << 20
@@ -231,7 +233,7 @@ class AuditRelay:
                 stream.server = None
         self._streams = [stream for stream in self._streams if stream.server is not None]
         taken = {stream.name for stream in self._streams}
-        free = {name: self._start(name) for slot in range(SERVERS) if (name := f"{NAME}-{slot}") not in taken}
+        free = {name: self._start(name) for name in STREAMS if name not in taken}
         known = {stream.server for stream in self._streams}
         fresh = [server for server in servers if server not in known]
         # A server that is known from before goes on in the stream that it had.

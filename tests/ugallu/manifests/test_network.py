@@ -45,3 +45,12 @@ def test_the_bus_is_open_to_our_own_pods(name: str) -> None:
         (out,) = each["spec"]["egress"]
         assert out["ports"] == [{"protocol": "TCP", "port": 8444}]
         assert out["to"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == name
+
+
+def test_what_ingest_calls_is_open_to_it_alone() -> None:
+    """NATS, wherever it is; the bus it reads is open to every Pod of ours."""
+    (role,) = [role for role in roles([line.load() for line in installed().values()]) if role.name == "ingest"]
+    (policy,) = of_role(role)
+    assert policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "ingest"
+    assert policy["spec"]["egress"] == [{"ports": [{"protocol": "TCP", "port": 4222}]}]
+    assert policy["spec"]["policyTypes"] == ["Egress"]

@@ -9,7 +9,7 @@ from ugallu.bus.jetstream import Origin, Stored
 from ugallu.clock import SystemClock
 from ugallu.errors import PermanentError, TransientError
 from ugallu.metrics import Metrics
-from ugallu.settings import AuditSettings, NatsSettings, Settings
+from ugallu.settings import AuditSettings, NatsSettings, RelaySettings, Settings
 from ugallu.sources.nats import Position, StreamReader, begin, check, encoded, forwarded
 from ugallu.testing.audit import audit_record
 from ugallu.testing.relay import QUIET
@@ -98,6 +98,17 @@ def test_settings_that_cannot_work(changes: dict[str, str], said: str) -> None:
         check(NatsSettings(**{"url": URL, **changes}))  # type: ignore[arg-type]
     assert caught.value.fix
     assert "secret" not in str(caught.value)
+
+
+def test_an_event_bus_is_forwarded_as_well() -> None:
+    """As one source of many streams, read as the consumer `ingest` unless another one is named."""
+    relay = RelaySettings(addresses=("bus:8444",))
+    settings = Settings(bus=NatsSettings(url=URL), audit=AuditSettings(bus=relay))
+    (source,) = forwarded(
+        settings, redact=lambda body, _: body, scrub=str, clock=SystemClock(), metrics=Metrics(), log=QUIET
+    )
+    assert source.name == "audit-bus-to-nats"
+    assert source.checkpoints() == []
 
 
 def test_there_must_be_something_to_forward() -> None:
