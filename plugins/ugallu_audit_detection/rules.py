@@ -121,6 +121,7 @@ class Rules:
         if known is None or known.version != version:
             known = self._take(rule, version)
         self._settle(rule, known)
+        self._relink()
         await self._write(rule, known, now=False)
         return After(REFRESH)
 
@@ -189,9 +190,19 @@ class Rules:
             if before is None or self._engine.correlator.refuses(before):
                 self._arm(armed)
                 known.wrong, known.last_good = "", False
-        links = self._engine.correlator.links
-        known.idle = name in links.troubles and name not in links.bases
+        known.idle = self._idle(name)
         self._recount(known)
+
+    def _relink(self) -> None:
+        """See who serves now: this rule may be the one that a correlation was waiting for."""
+        for name, known in self._known.items():
+            if known.idle and not self._idle(name):
+                known.idle = False
+                self._recount(known)
+
+    def _idle(self, name: str) -> bool:
+        links = self._engine.correlator.links
+        return name in links.troubles and name not in links.bases
 
     def _recount(self, known: Known) -> None:
         state = _state(known)

@@ -478,10 +478,10 @@ AUDIT: Final = Group(
             "5m",
             Severity.WARNING,
             "{{ $value }} rules do not compile, or fail their own tests ({{ $labels.state }})",
-            "`last-good`: the version before goes on serving. `broken`: there is none, and the rule detects nothing.",
-            "`kubectl get sigmarules` and the condition `Compiled` of the one at fault; `ugallu rules test FILE` "
-            "before "
-            "applying it.",
+            "`last-good`: the version before goes on serving. `broken`: there is none, and the rule detects nothing; "
+            "also a correlation or filter without the rules that it means.",
+            "`kubectl get sigmarules` and `Compiled`, `Tested` or `Linked` of the one at fault; "
+            "`ugallu rules test FILE` before applying it.",
         ),
         Alert(
             "UgalluAuditNoRules",

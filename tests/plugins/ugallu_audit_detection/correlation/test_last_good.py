@@ -139,8 +139,19 @@ async def test_without_an_earlier_version_it_is_broken(tmp_path: Path) -> None:
     assert said(rule, "Linked") == ("False", "RuleMissing")
     assert house.state("broken") == 1
     await house.put(sigma_rule())
+    assert house.state("broken") == 1, "it fails beside that rule"
     rule = await house.turn()
     assert said(rule, "Linked") == ("False", "TestFailed")
     assert (house.state("broken"), house.state("serving")) == (1, 1)
     await house.rules.gone(Key("", NAME))
     assert (house.state("broken"), house.state("serving")) == (0, 1)
+
+
+async def test_one_that_waited_serves_as_soon_as_its_rule_is_there(tmp_path: Path) -> None:
+    """In the count of rules too, before it is looked at again."""
+    house = House(tmp_path)
+    await house.put(correlation(2, tested=2))
+    assert (house.state("broken"), house.state("serving")) == (1, 0)
+    await house.put(sigma_rule())
+    assert (house.state("broken"), house.state("serving")) == (0, 2)
+    assert house.speaks(0, 1)
