@@ -3,7 +3,7 @@
 import datetime as dt
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import msgspec
 
@@ -180,6 +180,15 @@ class TransparencyLog(Protocol):
     @property
     def trusted_root(self) -> dict[str, object]:
         """The `tlogs[]` element of a Sigstore trusted root for this log."""
+        ...
+
+
+@runtime_checkable
+class DatingLog(TransparencyLog, Protocol):
+    """A log that signs when it took an entry: what it takes after a certificate has ended was signed in vain."""
+
+    async def has(self, envelope: Envelope) -> bool:
+        """Tell whether the envelope was logged before; nothing is added."""
         ...
 
 

@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from ugallu.clock import Clock
+from ugallu.evidence import keys
+from ugallu.evidence.ports import PublicKey
 from ugallu.net.ask import Reply
 
 Key = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
@@ -40,6 +42,11 @@ class FakeOpenBao:
         self._tokens: dict[str, float] = {}
         self._count = 0
         self.rotate()
+
+    @property
+    def published(self) -> tuple[PublicKey, ...]:
+        """Every version of the key, as a stranger is given it."""
+        return tuple(keys.from_pem(_pem(key)) for key in self.versions)
 
     def rotate(self) -> None:
         """Make the next version of the key."""
@@ -127,7 +134,11 @@ def _public(key: Key) -> str:
     if isinstance(key, ed25519.Ed25519PrivateKey):
         raw = key.public_key().public_bytes(serialization.Encoding.Raw, _PUBLIC.Raw)
         return base64.b64encode(raw).decode()
-    return key.public_key().public_bytes(serialization.Encoding.PEM, _PUBLIC.SubjectPublicKeyInfo).decode()
+    return _pem(key).decode()
+
+
+def _pem(key: Key) -> bytes:
+    return key.public_key().public_bytes(serialization.Encoding.PEM, _PUBLIC.SubjectPublicKeyInfo)
 
 
 def _sign(key: Key, message: bytes, asked: Mapping[str, Any]) -> bytes:

@@ -285,6 +285,9 @@ class FakeRekor:
         self.calls.append(f"{method} {path}")
         if self.refuses:
             return Reply(self.refuses, {"retry-after": "7"}, b"away")
+        if path.endswith("/retrieve"):
+            asked_for = [_body(one) for one in msgspec.json.decode(body)["entries"]]
+            return _json(200, [self._entry(self.bodies.index(one)) for one in asked_for if one in self.bodies])
         if method == "POST":
             return self._add(msgspec.json.decode(body))
         if path == "/api/v1/log":
@@ -318,17 +321,7 @@ class FakeRekor:
         self.bodies[index] = self.bodies[index].replace(b"dsse", b"dSSe")
 
     def _add(self, proposal: dict[str, Any]) -> Reply:
-        content = proposal["spec"]["proposedContent"]
-        envelope = msgspec.json.decode(content["envelope"])
-        payload = base64.b64decode(envelope["payload"])
-        spec = {
-            "envelopeHash": _hash(content["envelope"].encode()),
-            "payloadHash": _hash(payload),
-            "signatures": [
-                {"signature": envelope["signatures"][0]["sig"], "verifier": content["verifiers"][0]},
-            ],
-        }
-        made = msgspec.json.encode({"apiVersion": "0.0.1", "kind": "dsse", "spec": spec})
+        made = _body(proposal)
         if made in self.bodies:
             path = f"/api/v1/log/entries/{self.uuid(self.bodies.index(made))}"
             return Reply(409, {"location": path}, b'{"code":409,"message":"an equivalent entry already exists"}')
@@ -378,6 +371,19 @@ class FakeRekor:
         return merkle.node_hash(self._subtree(level - 1, 2 * index), self._subtree(level - 1, 2 * index + 1))
 
 
+def _body(proposal: dict[str, Any]) -> bytes:
+    content = proposal["spec"]["proposedContent"]
+    envelope = msgspec.json.decode(content["envelope"])
+    spec = {
+        "envelopeHash": _hash(content["envelope"].encode()),
+        "payloadHash": _hash(base64.b64decode(envelope["payload"])),
+        "signatures": [
+            {"signature": envelope["signatures"][0]["sig"], "verifier": content["verifiers"][0]},
+        ],
+    }
+    return msgspec.json.encode({"apiVersion": "0.0.1", "kind": "dsse", "spec": spec})
+
+
 @dataclass
 class FakeSigstore:
     """All of them, and the trusted root that believes them."""
@@ -397,9 +403,9 @@ class FakeSigstore:
         """The trusted root of all services."""
         return trusted_root.write(
             [trusted_root.element(self.rekor.log)],
-            authorities=[_chain(self.fulcio.root)],
+            authorities=[chain(self.fulcio.root)],
             certificate_logs=[trusted_root.element(self.fulcio.certificate_log)],
-            timestamp_authorities=[_chain(self.authority.leaf, self.authority.root)],
+            timestamp_authorities=[chain(self.authority.leaf, self.authority.root)],
         )
 
 
@@ -446,7 +452,8 @@ def _unknown(oid: str, content: bytes) -> library.UnrecognizedExtension:
     return library.UnrecognizedExtension(library.ObjectIdentifier(oid), content)
 
 
-def _chain(*certificates: library.Certificate) -> dict[str, Any]:
+def chain(*certificates: library.Certificate) -> dict[str, Any]:
+    """Return an authority of a trusted root with this chain, leaf first."""
     found = [{"rawBytes": b64(one.public_bytes(_DER))} for one in certificates]
     return {
         "subject": {"organization": "test", "commonName": "test"},

@@ -83,17 +83,7 @@ class RekorV1:
 
     async def add(self, envelope: Envelope) -> LogEntry:
         """Log the envelope; one that is there already is answered with its entry."""
-        proposal = {
-            "kind": rekor.DSSE,
-            "apiVersion": rekor.V1,
-            "spec": {
-                "proposedContent": {
-                    "envelope": msgspec.json.encode(envelope_json(envelope)).decode(),
-                    "verifiers": [b64(rekor.pem(rekor.signed_of(envelope)))],
-                }
-            },
-        }
-        reply = await self._client.ask("POST", _ENTRIES, msgspec.json.encode(proposal), _JSON)
+        reply = await self._client.ask("POST", _ENTRIES, msgspec.json.encode(_proposal(envelope)), _JSON)
         if reply.status == 409:
             reply = await self._logged(_uuid(reply, self._client.host))
         if reply.status not in (200, 201):
@@ -105,6 +95,16 @@ class RekorV1:
             raise IntegrityError(f"the log's answer does not hold: {error}", where=self._client.host) from error
         await self._witness.saw(entry.checkpoint, self._prove)
         return entry
+
+    async def has(self, envelope: Envelope) -> bool:
+        """Tell whether the envelope was logged before; nothing is added. A log that answers no such questions: no."""
+        body = msgspec.json.encode({"entries": [_proposal(envelope)]})
+        reply = await self._client.ask("POST", f"{_ENTRIES}/retrieve", body, _JSON)
+        if reply.status in (404, 405, 422, 501):
+            return False
+        if reply.status != 200:
+            raise failed(reply, self._client.host)
+        return bool(self._decode(reply, list[dict[str, msgspec.Raw]]))
 
     async def remembers(self, size: int, root: bytes) -> bool:
         """Tell whether the log's first `size` entries still make this root."""
@@ -203,6 +203,19 @@ class RekorV1:
         if len(raw) != 32:
             raise IntegrityError("a hash of another size", where=self._client.host)
         return raw
+
+
+def _proposal(envelope: Envelope) -> dict[str, object]:
+    return {
+        "kind": rekor.DSSE,
+        "apiVersion": rekor.V1,
+        "spec": {
+            "proposedContent": {
+                "envelope": msgspec.json.encode(envelope_json(envelope)).decode(),
+                "verifiers": [b64(rekor.pem(rekor.signed_of(envelope)))],
+            }
+        },
+    }
 
 
 def _uuid(reply: Reply, where: str) -> str:

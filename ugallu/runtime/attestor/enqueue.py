@@ -17,6 +17,7 @@ from ugallu.api.marks import BundleMark, EventMark, ResponseMark
 from ugallu.api.meta import Metadata
 from ugallu.cluster.port import AlreadyExistsError, Cluster, Key, View
 from ugallu.errors import PermanentError
+from ugallu.evidence.seal import Keys
 from ugallu.operator.contract import After
 from ugallu.runtime.attestor.choose import Ports
 from ugallu.runtime.attestor.parent import FINISHED, attest, is_attested
@@ -67,6 +68,8 @@ class Enqueue:
         bundle = await self._cluster.get(AttestationBundle, name)
         if bundle.spec.attested_for.uid == event.metadata.uid and bundle.status.phase is BundlePhase.SEALED:
             await confirm_in(self._ports.store, lambda b, s: self._ports.check(b, subject=s), bundle)
+            # Whoever sealed it died before: once the event says so, nobody comes by again.
+            await self._ports.store.drop(Keys(bundle.metadata.uid).draft)
             await attest(self._cluster, bundle, event)
 
 

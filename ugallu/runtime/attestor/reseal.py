@@ -205,14 +205,16 @@ class Reseal:
 
     async def _enter(self, bundle: AttestationBundle, draft: Draft) -> Made:
         if any(leg.entry is None for leg in _signed(draft, bundle).legs):
-            draft = await self.stages.enter(draft)
-            await self.stages.stage(_draft_key(bundle), draft)
+            draft = await self.stages.enter(draft, _draft_key(bundle))
         else:
             await self.stages.recall(draft)
         entry = draft.legs[0].entry
         assert entry is not None
         message = f"entry {entry.index} of {self.stages.origin(entry)}"
-        return draft, {**said.logged(draft), "conditions": self.conditions(bundle, "Logged", "LoggerOK", message)}
+        # Named again: a log that was away for long takes another signature than the one that was named before.
+        signature = said.signed(draft, self.stages.mode, self._now())["signature"]
+        conditions = self.conditions(bundle, "Logged", "LoggerOK", message)
+        return draft, {**said.logged(draft), "signature": signature, "conditions": conditions}
 
     async def _archive(self, bundle: AttestationBundle, draft: Draft) -> Made:
         if any(leg.entry is None for leg in _signed(draft, bundle).legs):

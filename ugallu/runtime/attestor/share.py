@@ -236,7 +236,7 @@ class Share:
                     draft = await self._grown(lane, await self._stages.sign(draft))
                 stage = Stage.LOG
                 if any(leg.entry is None for leg in draft.legs):
-                    draft = await self._grown(lane, await self._stages.enter(draft))
+                    draft = await self._stages.enter(draft, _draft_key(lane))
                 elif left:
                     await self._stages.recall(draft)
                 stage = Stage.ARCHIVE

@@ -16,9 +16,17 @@ import msgspec
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError, UgalluError
 from ugallu.evidence import bundle as bundles
-from ugallu.evidence import statement, verify
+from ugallu.evidence import statement, verify, x509
 from ugallu.evidence.canonical import digest
-from ugallu.evidence.ports import BUNDLE_MEDIA_TYPE, STATEMENT_MEDIA_TYPE, Envelope, IntegrityError, LogEntry, Stored
+from ugallu.evidence.ports import (
+    BUNDLE_MEDIA_TYPE,
+    STATEMENT_MEDIA_TYPE,
+    DatingLog,
+    Envelope,
+    IntegrityError,
+    LogEntry,
+    Stored,
+)
 from ugallu.evidence.seal import Keys
 from ugallu.evidence.stores.retention import Class
 from ugallu.metrics import Metrics
@@ -33,6 +41,8 @@ ENVELOPE_LINE: Final = "application/vnd.in-toto+json"
 SIGN_AT_ONCE: Final = 32
 LOG_AT_ONCE: Final = 64
 STORE_AT_ONCE: Final = 96
+ON_ITS_WAY: Final = dt.timedelta(seconds=30)
+"""What is sent to a log may take as long to be taken."""
 
 T = TypeVar("T")
 
@@ -110,12 +120,46 @@ class Stages:
             return Signed(role, envelope)
         return Signed(role, envelope, (await self._at_signer.call(lambda: authority.stamp(envelope.signature)),))
 
-    async def enter(self, draft: Draft) -> Draft:
-        """Log every leg's envelope, and believe an entry only once its proof was checked."""
+    async def enter(self, draft: Draft, key: str) -> Draft:
+        """Log every leg's envelope, and believe an entry only once its proof was checked; staged under `key`."""
         if not self._remembered:
             await self._compare_history()
             self._remembered = True
-        return msgspec.structs.replace(draft, legs=tuple([await self._entered(leg) for leg in draft.legs]))
+        draft = await self._logged(await self._in_time(draft, key))
+        if any(_is_late(leg) for leg in draft.legs):
+            # Our clock is behind: the log has taken what we thought was in time, and says that it was not.
+            draft = await self._logged(await self._in_time(draft, key))
+        await self.stage(key, draft)
+        return draft
+
+    async def _in_time(self, draft: Draft, key: str) -> Draft:
+        """Sign anew what a log takes, or has taken, after the certificate has ended, and stage it.
+
+        What the log took before, when only its answer was lost, is good.
+        """
+        legs = list(draft.legs)
+        for at, leg in enumerate(legs):
+            signer = next((one.signer for one in self.ports.legs if one.role == leg.role), None)
+            if signer is not None and (_is_late(leg) or await self._is_too_late(leg)):
+                legs[at] = await self._signed(leg.role, signer.sign, draft.statement)
+        if legs == list(draft.legs):
+            return draft
+        draft = msgspec.structs.replace(draft, legs=tuple(legs))
+        await self.stage(key, draft)
+        return draft
+
+    async def _is_too_late(self, leg: Signed) -> bool:
+        if leg.entry is not None or not _ended(leg.envelope, self._clock.now() + ON_ITS_WAY):
+            return False
+        return not await self._had(leg.envelope)
+
+    async def _had(self, envelope: Envelope) -> bool:
+        log = self.log
+        return not isinstance(log, DatingLog) or await self._at_log.call(lambda: log.has(envelope))
+
+    async def _logged(self, draft: Draft) -> Draft:
+        legs = [leg if leg.entry is not None else await self._entered(leg) for leg in draft.legs]
+        return msgspec.structs.replace(draft, legs=tuple(legs))
 
     async def _entered(self, leg: Signed) -> Signed:
         entry = await self._at_log.call(lambda: self.log.add(leg.envelope))
@@ -263,6 +307,18 @@ class Stages:
     async def clear(self, key: str) -> None:
         """Let a draft go."""
         await self._at_store.call(lambda: self.store.drop(key))
+
+
+def _ended(envelope: Envelope, at: dt.datetime) -> bool:
+    """Tell whether what certifies the signer has ended then; a key does not."""
+    return bool(envelope.certificate) and x509.load(envelope.certificate).not_valid_after_utc <= at
+
+
+def _is_late(leg: Signed) -> bool:
+    """Tell whether the log took it, by its own time, after the certificate had ended."""
+    if leg.entry is None or not leg.entry.integrated_time:
+        return False
+    return _ended(leg.envelope, dt.datetime.fromtimestamp(leg.entry.integrated_time, dt.UTC))
 
 
 def _forgotten(size: int, origin: str) -> IntegrityError:

@@ -55,6 +55,21 @@ async def test_an_entry_whose_answer_was_lost_is_found_again(rekor: FakeRekor) -
     assert len(rekor.bodies) == 1
 
 
+async def test_whether_it_has_an_entry_is_asked_without_making_one(rekor: FakeRekor) -> None:
+    """Yes or no, and the tree is as before; a log that answers no such questions has nothing, one that is away says nothing."""
+    log, signed = opened(rekor), envelope()
+    assert not await log.has(signed)
+    assert rekor.bodies == []
+    await log.add(signed)
+    assert await log.has(signed)
+    assert not await log.has(envelope(1))
+    rekor.refuses = 422
+    assert not await log.has(signed)
+    rekor.refuses = 503
+    with pytest.raises(TransientError):
+        await log.has(signed)
+
+
 async def test_an_entry_that_is_in_no_tree_yet_is_waited_for(rekor: FakeRekor) -> None:
     """A duplicate of a moment ago is not there to be read: it is asked for again, for a while."""
     log, signed = opened(rekor), envelope()
