@@ -156,24 +156,26 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = prom.CollectorRegistry()
         self._metrics: dict[str, prom.Counter | prom.Gauge | prom.Histogram] = {}
+        self._series: dict[tuple[str, tuple[tuple[str, str], ...]], prom.Counter | prom.Gauge | prom.Histogram] = {}
+        """By name and labels as they were given: the client takes ten times as long to find one."""
 
     def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
         """Add to a counter."""
-        metric = self._get(name)
-        assert isinstance(metric, prom.Counter), name
-        (metric.labels(**labels) if labels else metric).inc(amount)
+        series = self._one(name, labels)
+        assert isinstance(series, prom.Counter), name
+        series.inc(amount)
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
-        metric = self._get(name)
-        assert isinstance(metric, prom.Gauge), name
-        (metric.labels(**labels) if labels else metric).set(value)
+        series = self._one(name, labels)
+        assert isinstance(series, prom.Gauge), name
+        series.set(value)
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
         """Add one value to a histogram."""
-        metric = self._get(name)
-        assert isinstance(metric, prom.Histogram), name
-        (metric.labels(**labels) if labels else metric).observe(seconds)
+        series = self._one(name, labels)
+        assert isinstance(series, prom.Histogram), name
+        series.observe(seconds)
 
     def value(self, name: str, **labels: str) -> float:
         """Return the present value of a counter or gauge, 0 when it was never touched."""
@@ -183,6 +185,14 @@ class Metrics:
     def render(self) -> bytes:
         """Return the exposition; tens of milliseconds at thousands of series, so call it in a thread."""
         return generate_latest(self._registry)
+
+    def _one(self, name: str, labels: dict[str, str]) -> prom.Counter | prom.Gauge | prom.Histogram:
+        key = (name, tuple(labels.items()))
+        series = self._series.get(key)
+        if series is None:
+            metric = self._get(name)
+            series = self._series[key] = metric.labels(**labels) if labels else metric
+        return series
 
     def _get(self, name: str) -> prom.Counter | prom.Gauge | prom.Histogram:
         metric = self._metrics.get(name)

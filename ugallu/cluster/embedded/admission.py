@@ -51,7 +51,9 @@ def check_schema(review: Review) -> None:
 
 
 def check_metadata(review: Review) -> None:
-    """Refuse names, labels and the like that Kubernetes would refuse."""
+    """Refuse names, labels and the like that Kubernetes would refuse; what is as it was has passed before."""
+    if review.old is not None and review.object["metadata"] == review.old["metadata"]:
+        return
     fault = next(faults(review.object["metadata"]), None)
     if fault is not None:
         raise InvalidError(fault, where=review.where)

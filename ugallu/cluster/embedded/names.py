@@ -3,6 +3,7 @@
 The rules are those of `k8s.io/apimachinery/pkg/api/validation` and `.../util/validation`.
 """
 
+import functools
 import re
 import secrets
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ def is_namespace(name: str) -> bool:
     return len(name) <= 63 and _DNS_LABEL.fullmatch(name) is not None
 
 
+@functools.lru_cache(maxsize=1024)
 def is_qualified(key: str) -> bool:
     """Tell whether this is a label or annotation key: `[prefix/]name`."""
     prefix, slash, name = key.rpartition("/")

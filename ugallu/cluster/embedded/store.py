@@ -156,8 +156,11 @@ class Reading:
         return [Version._make(row) for row in self._all(f"{_SELECT} {clauses}", args)]
 
     def _all(self, sql: str, args: Sequence[Any] = ()) -> list[Any]:
-        with _translated():
+        # Not `_translated`: this is done a dozen times a write, and a context manager costs as much as the query.
+        try:
             return self._connection.execute(sql, args).fetchall()
+        except sqlite3.Error as error:
+            raise _translation(error) from error
 
 
 class Writing(Reading):
@@ -245,8 +248,10 @@ class Writing(Reading):
         self._swept = floor
 
     def _run(self, sql: str, args: Sequence[Any] = ()) -> None:
-        with _translated():
+        try:
             self._connection.execute(sql, args)
+        except sqlite3.Error as error:
+            raise _translation(error) from error
 
     def _undo(self, sql: str) -> None:
         # SQLite has often rolled back by itself (disk full); then there is nothing left to undo.
@@ -297,10 +302,14 @@ class Store:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise UnavailableError(f"the cluster store refused: {error}", fix="check the disk of --state") from error
     except sqlite3.Error as error:
-        raise PermanentError(f"the cluster store is broken: {error}", fix="restore --state from a backup") from error
+        raise _translation(error) from error
+
+
+def _translation(error: sqlite3.Error) -> UnavailableError | PermanentError:
+    if isinstance(error, sqlite3.OperationalError):
+        return UnavailableError(f"the cluster store refused: {error}", fix="check the disk of --state")
+    return PermanentError(f"the cluster store is broken: {error}", fix="restore --state from a backup")
 
 
 def _connect(target: str) -> sqlite3.Connection:
