@@ -1,14 +1,23 @@
-"""The road over NATS, a real server in between: the battery, restarts, retention, accounts."""
+"""The road over NATS, a real server in between: the battery, restarts, retention, accounts; and the whole road as it is shipped."""
 
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import msgspec
 import pytest
+import yaml
 
+from tests.rig.cluster import ApiServer
+from tests.rig.ground import Process, answers, free_port, wait
+from tests.rig.keys import Authority
 from tests.rig.nats import NatsServer
 from ugallu.api.audit import AuditRecord
 from ugallu.api.observation import Batch, Checkpoint
@@ -19,7 +28,7 @@ from ugallu.clock import SystemClock
 from ugallu.errors import TransientError
 from ugallu.metrics import Metrics
 from ugallu.settings import NatsSettings
-from ugallu.sources.nats import Forwarded, StreamReader
+from ugallu.sources.nats import Forwarded, StreamReader, _record
 from ugallu.supervisor.intake import Intake
 from ugallu.supervisor.positions import Positions
 from ugallu.testing.contracts.bus import BusContract, Road, events, names
@@ -288,3 +297,146 @@ async def test_strangers_are_told_apart(nats: NatsServer, tmp_path: Path) -> Non
             async with opened(settings(nats, **changes), QUIET):
                 pass
         assert "wrong" not in str(caught.value)
+
+
+MANIFESTS: Final = Path(__file__).parents[2] / "manifests"
+CONFIG: Final = "/apis/security.ugallu.io/v1alpha1/auditdetectionconfigs/default"
+
+
+class Shipped:
+    """What the overlay `event-bus` and the component `ingest` say, at work outside of a cluster: same settings, same Secrets."""
+
+    def __init__(self, api: ApiServer, nats: NatsServer, folder: Path) -> None:
+        self.api, self.folder = api, folder
+        self.port, self.health = free_port(), (free_port(), free_port())
+        self.nats = settings(nats)
+        authority = Authority(folder, "ca")
+        pair = authority.issue("server", "server", hosts=("127.0.0.1",))
+        self.served, self.shown = folder / "served", folder / "shown"
+        for path, text in {
+            self.served / "ugallu-audit-bus-tls" / "tls.crt": pair.certificate.read_text(),
+            self.served / "ugallu-audit-bus-tls" / "tls.key": pair.key.read_text(),
+            self.served / "ugallu-audit-bus-token" / "token": "let-me-in",
+            self.shown / "ugallu-audit-bus-token" / "token": "let-me-in",
+            self.shown / "ugallu-audit-bus-client" / "ca.crt": authority.pair.certificate.read_text(),
+            self.shown / "ugallu-nats" / "ca.crt": nats.ca.read_text(),
+            self.shown / "ugallu-nats" / "token": nats.token.read_text(),
+        }.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def serving(self) -> Process:
+        """Return an audit-detection that follows the API server's log."""
+        arguments = ["--kubeconfig", str(self.api.kubeconfig), "--audit-log", str(self.api.audit_log)]
+        arguments += ["--secrets", str(self.served), "--state", str(self.folder / "serving")]
+        return self._process("audit-detection", self.health[0], arguments, {})
+
+    def reading(self) -> Process:
+        """Return an ingest with the environment of its Pod, as far as it speaks of the bus and of NATS."""
+        (pod,) = [
+            document["spec"]["template"]["spec"]
+            for document in yaml.safe_load_all((MANIFESTS / "components" / "ingest" / "workload.yaml").read_text())
+            if document["kind"] == "StatefulSet"
+        ]
+        environ = {
+            entry["name"]: entry["value"].replace("/etc/ugallu/secrets", str(self.shown))
+            for entry in pod["containers"][0]["env"]
+            if entry["name"].startswith(("UGALLU_AUDIT_BUS_", "UGALLU_BUS_"))
+        }
+        assert len(environ) == 6
+        moved = {"UGALLU_AUDIT_BUS_ADDRESSES": f"127.0.0.1:{self.port}", "UGALLU_BUS_URL": self.nats.url}
+        moved["UGALLU_BUS_STREAM"] = self.nats.stream
+        arguments = ["--cluster", "embedded", "--state", str(self.folder / "reading")]
+        return self._process("ingest", self.health[1], arguments, environ | moved)
+
+    def _process(self, name: str, health: int, arguments: list[str], environ: dict[str, str]) -> Process:
+        run = [sys.executable, "-m", "ugallu", "run", "--enable", name, "--health", f"127.0.0.1:{health}"]
+        command = [*run, "--metrics", "", "--log-format", "json", *arguments]
+        outside = {key: value for key, value in os.environ.items() if not key.startswith("UGALLU_")}  # noqa: TID251
+        return Process(name, command, self.folder / f"{name}.log", {**outside, **self.api.environ, **environ})
+
+    @contextmanager
+    def running(self) -> Iterator[Process]:
+        """Run both; the one that reads is given."""
+        serving, reading = self.serving(), self.reading()
+        try:
+            serving.start()
+            reading.start()
+            yield reading
+        finally:
+            serving.stop()
+            reading.stop()
+
+    def ready(self, which: int) -> bool:
+        return answers(f"http://127.0.0.1:{self.health[which]}/readyz")
+
+    def why(self, which: int) -> str:
+        """Return what a process that is not ready says."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health[which]}/readyz", timeout=5):
+                return ""
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        except OSError:  # it does not listen yet
+            return ""
+
+
+def conditions(api: ApiServer) -> dict[str, str]:
+    """Return what the object says of itself."""
+    found = json.loads(api.kubectl("get", "auditdetectionconfigs", "default", "-o", "json"))
+    return {each["type"]: each["status"] for each in found.get("status", {}).get("conditions", ())}
+
+
+async def stored(where: NatsSettings) -> list[AuditRecord]:
+    """Return what lies in the stream."""
+    async with opened(where, QUIET) as stream:
+        last = (await stream.origin()).last
+        found: list[AuditRecord] = []
+        async for messages in stream.read("test", 1):
+            found += [record for message in messages if (record := _record(message.data)) is not None]
+            if not last or (messages and messages[-1].sequence >= last):
+                return found
+    return found
+
+
+def test_the_shipped_road_from_one_process_to_another(api: ApiServer, nats: NatsServer, tmp_path: Path) -> None:
+    """The overlay opens the bus with TLS and token; ingest, as its component says, reads it and fills NATS: each event once.
+
+    With another token it is shut out and says so; with the right one it goes on behind what it has.
+    """
+    api.serve_kinds()
+    api.kubectl("apply", "--server-side", "-k", str(MANIFESTS / "overlays" / "event-bus"))
+    shipped = Shipped(api, nats, tmp_path)
+    listens = {"spec": {"eventBus": {"listenAddr": f"127.0.0.1:{shipped.port}"}}}
+    api.kubectl("patch", "auditdetectionconfigs", "default", "--type=merge", "-p", json.dumps(listens))
+    namespace = api.namespace("bus")
+
+    def make(name: str) -> None:
+        api.create(f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": name}})
+
+    def names() -> list[str]:
+        made = [one for one in anyio.run(stored, shipped.nats) if one.verb == "create" and one.object_ref]
+        refs = [one.object_ref for one in made if one.object_ref]
+        return [ref.name for ref in refs if (ref.namespace, ref.resource) == (namespace, "secrets")]
+
+    try:
+        with shipped.running() as reading:
+            api.wait("both ready", lambda: shipped.ready(0) and shipped.ready(1))
+            for name in ("a", "b"):
+                make(name)
+            api.wait("what was made", lambda: len(names()) >= 2)
+
+            wanted = {"BusServing": "True", "ConfigValid": "True"}
+            wait("a status", lambda: conditions(api).items() >= wanted.items(), hint=lambda: str(conditions(api)))
+
+            reading.stop()
+            token = shipped.shown / "ugallu-audit-bus-token" / "token"
+            token.write_text("another")
+            reading.start()
+            api.wait("shut out", lambda: "bearer token" in shipped.why(1))
+            make("c")
+            token.write_text("let-me-in")
+            api.wait("let in", lambda: len(names()) >= 3)
+            assert names() == ["a", "b", "c"]
+    finally:
+        api.request("DELETE", CONFIG)
