@@ -9,12 +9,17 @@ from ugallu.cli.main import DONE, FAILED, Subparsers
 from ugallu.cli.state import PLACE, looking, settings_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ugallu.evidence.export import Found
     from ugallu.evidence.folder import Asked
     from ugallu.evidence.ports import PublicKey
     from ugallu.evidence.x509 import Identity
 
 MOST: Final = 1 << 30
 """Bytes of a blob above which it is left out unless asked for."""
+AT_ONCE: Final = 16
+"""Facts that are read at once."""
 
 
 def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -104,10 +109,8 @@ async def _export(args: argparse.Namespace) -> int:
         single = len(asked.names) == len(events) == 1
         with Writer(folder) as out:
             exporter = Exporter(out, held.read, held.trust, held.root, most=args.blob_bytes or sys.maxsize)
-            for found in events:
-                await exporter.add(found, strict=single)
-            for found in responses:
-                await exporter.add(found)
+            await _each(events, lambda found: exporter.add(found, strict=single))
+            await _each(responses, exporter.add)
             digest = exporter.finish(
                 About(
                     made_by=f"ugallu {__version__}",
@@ -124,6 +127,26 @@ async def _export(args: argparse.Namespace) -> int:
     if exporter.example:
         print(f"cd {shlex.quote(str(folder))} && {exporter.example}", file=sys.stderr)
     return FAILED if exporter.gaps else DONE
+
+
+async def _each(items: "Sequence[Found]", work: "Callable[[Found], Awaitable[None]]") -> None:
+    """Do the work for each, some at a time; the first that fails is raised as it is."""
+    import anyio
+
+    from ugallu.errors import first_of
+
+    waiting = iter(items)
+
+    async def worker() -> None:
+        for item in waiting:
+            await work(item)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(min(AT_ONCE, len(items))):
+                tasks.start_soon(worker)
+    except ExceptionGroup as group:
+        raise first_of(group) from group
 
 
 def _asked(args: argparse.Namespace) -> "tuple[Asked, Path]":

@@ -14,6 +14,7 @@ from ugallu.clock import SystemClock
 from ugallu.cluster.port import Cluster, NotFoundError
 from ugallu.errors import PermanentError
 from ugallu.evidence import keys, roll, trusted_root
+from ugallu.evidence.export import TooLargeError
 from ugallu.evidence.kit import KEY_FILE, ROOT_FILE
 from ugallu.evidence.ports import EvidenceStore, PublicKey, Stored
 from ugallu.evidence.stores.directory import DirectoryStore
@@ -52,10 +53,16 @@ class Holdings:
         self._kept: OrderedDict[tuple[EvidenceStore, str], tuple[Stored, bytes]] = OrderedDict()
         self._turn = anyio.Lock()
 
-    async def read(self, url: str) -> tuple[Stored, bytes]:
-        """Return what lies at a URL and how it is kept; raises `PermanentError` where it is none of our stores."""
+    async def read(self, url: str, most: int) -> tuple[Stored, bytes]:
+        """Return what lies at a URL and how it is kept.
+
+        Raises `PermanentError` where it is none of our stores, `TooLargeError` for more than so many bytes.
+        """
         store = self._stores.behind(url)
         key, part = split(store.key(url))
+        there = await store.stat(key) if (store, key) not in self._kept else None
+        if there is not None and there.size > most:
+            raise TooLargeError(f"{there.size:,} bytes", where=url)
         if part is None:
             return await store.read(key)
         # The bytes of one fact lie among those of many, which are read once for all of them.

@@ -21,6 +21,10 @@ KEY: Final = "ugallu.pub"
 TRUSTED_ROOT: Final = "trusted-root.json"
 BUNDLE_SUFFIX: Final = ".sigstore.json"
 SUBJECT_SUFFIX: Final = ".spec.json"
+MAX_BUNDLE: Final = 9 << 20
+"""A little more than the verifier takes, which says why it does not."""
+MAX_SUBJECT: Final = 64 << 20
+MAX_KEY: Final = 64 << 10
 LEGS: Final = (".fulcio", ".openbao", ".primary")
 """What stands between a name and its suffix where a statement has several bundles."""
 
@@ -100,7 +104,8 @@ def _run(named: "Sequence[Path]", args: argparse.Namespace) -> int:
         root = root_in(args.trusted_root or _near(path, TRUSTED_ROOT))
         subject = args.subject or _beside(path)
         trust = trusts.Trust(root, (*known, *([who] if who else [])), policy_of(args))
-        report = trust.check(path.read_bytes(), subject=subject.read_bytes() if subject else None)
+        content = read_in(path, MAX_BUNDLE)
+        report = trust.check(content, subject=read_in(subject, MAX_SUBJECT) if subject else None)
         reports.append(report)
         print(_json(path, subject, report) if args.json else "\n".join(_text(path, subject, report)))
     if not args.json and not keys and not who:
@@ -176,7 +181,7 @@ def key_in(path: Path) -> "PublicKey":
         raise PermanentError(
             "no such key", where=str(path), fix="pass --key FILE, or --identity and --issuer for a keyless signer"
         )
-    return keys.from_pem(path.read_bytes(), where=str(path))
+    return keys.from_pem(read_in(path, MAX_KEY), where=str(path))
 
 
 def root_in(path: Path) -> "TrustedRoot":
@@ -187,9 +192,20 @@ def root_in(path: Path) -> "TrustedRoot":
     if not path.exists():
         raise PermanentError("no such trusted root", where=str(path), fix="pass --trusted-root FILE")
     try:
-        return trusted_root.read(path.read_bytes())
+        return trusted_root.read(read_in(path, trusted_root.MAX_BYTES + 1))
     except PermanentError as error:
         raise PermanentError(error.what, where=str(path), fix="pass the trusted-root.json of the export") from error
+
+
+def read_in(path: Path, most: int) -> bytes:
+    """Return a file; raises `PermanentError` for more than so many bytes, `OSError` as opening does."""
+    from ugallu.errors import PermanentError
+
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise PermanentError(f"larger than {most} bytes", where=str(path))
+    return content
 
 
 def _signer(report: "Report") -> str:

@@ -14,8 +14,7 @@ from ugallu.api.bundle import AttestationBundle
 from ugallu.api.event import SecurityEvent
 from ugallu.api.response import EventResponse
 from ugallu.errors import PermanentError
-from ugallu.evidence import bundle as bundles
-from ugallu.evidence.ports import PublicKey, Stored
+from ugallu.evidence.ports import LogEntry, PublicKey, Stored
 from ugallu.evidence.statement import Statement
 from ugallu.evidence.trusted_root import TrustedRoot
 from ugallu.evidence.verify import Report
@@ -38,7 +37,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, order=True, omit_defaults=
 
 def write(steps: Iterable[Step]) -> bytes:
     """Return steps as JSON, a line each, in order of time."""
-    lines = b",\n ".join(msgspec.json.encode(step) for step in sorted(steps, key=lambda step: step.at))
+    lines = b",\n ".join(msgspec.json.encode(step) for step in sorted(steps, key=lambda step: (step.at, step.of)))
     return b"[\n " + lines + b"\n]\n"
 
 
@@ -54,9 +53,9 @@ def read(content: bytes) -> tuple[Step, ...]:
 
 
 def proven(
-    uid: str, fact: SecurityEvent | EventResponse, legs: Sequence[tuple[bytes, Report]], root: TrustedRoot
+    uid: str, fact: SecurityEvent | EventResponse, legs: Sequence[tuple[LogEntry, Report]], root: TrustedRoot
 ) -> Iterator[Step]:
-    """Yield what attested bytes and verified bundles prove: observed or done, attested, signed, logged."""
+    """Yield what attested bytes and verified bundles, with their entries, prove: observed or done, attested, logged."""
     statement = legs[0][1].statement
     assert statement is not None
     if isinstance(fact, SecurityEvent):
@@ -70,12 +69,11 @@ def proven(
     if isinstance(made, dict):
         by_whom = _who(_text(made, "name"), _text(made, "instance"))
         yield Step(at=_text(made, "attestedAt"), of=uid, what="attested", by=by_whom, proven=True)
-    for content, report in legs:
+    for entry, report in legs:
         who = signer(report)
         times = sorted(set(report.times))
         for at in times:
             yield Step(at=moment(at), of=uid, what="signature seen by an authority or log", by=who, proven=True)
-        entry = bundles.read(content).entries[0]
         log = root.logs[entry.log_id]
         at_log = moment(dt.datetime.fromtimestamp(entry.integrated_time, dt.UTC)) if entry.integrated_time else ""
         where = f"{log.origin} entry {entry.index}"

@@ -5,8 +5,9 @@ rest and knows what is missing.
 """
 
 import hashlib
+import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -17,8 +18,8 @@ from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluEr
 from ugallu.evidence import bundle as bundles
 from ugallu.evidence import custody, guide, incident, keys, statement
 from ugallu.evidence.canonical import canonical, digest
-from ugallu.evidence.folder import SCHEMA, Asked, Blob, Fact, Key, Manifest, Name, Writer
-from ugallu.evidence.ports import IntegrityError, PublicKey, Stored
+from ugallu.evidence.folder import MAX_FILE, SCHEMA, Asked, Blob, Fact, Key, Manifest, Name, Writer
+from ugallu.evidence.ports import IntegrityError, LogEntry, PublicKey, Stored
 from ugallu.evidence.seal import shared_name
 from ugallu.evidence.trust import Trust
 from ugallu.evidence.verify import Report
@@ -33,6 +34,7 @@ KEY_PATH: Final = "ugallu.pub"
 BUNDLE_SUFFIX: Final = ".sigstore.json"
 _FOLDERS: Final = {SecurityEvent.kind_info.name: "events", EventResponse.kind_info.name: "responses"}
 _LONGEST: Final = 150
+_DIRECTORY = re.compile(rb'file://[^"\s]*?/objects/')
 _ASK: Final = "keep the store as it is and find out who changed it"
 _SUFFIXES: Final = {
     "application/x-tar+gzip": ".tar.gz",
@@ -42,8 +44,12 @@ _SUFFIXES: Final = {
     "application/vnd.k8s.cr+yaml": ".yaml",
 }
 
-Read = Callable[[str], Awaitable[tuple[Stored, bytes]]]
-"""Reads what lies at a URL of the evidence store."""
+Read = Callable[[str, int], Awaitable[tuple[Stored, bytes]]]
+"""Reads what lies at a URL of the evidence store, so many bytes at most."""
+
+
+class TooLargeError(PermanentError):
+    """There is more than was wanted."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -71,6 +77,16 @@ class About(msgspec.Struct, frozen=True):
     asked: Asked
 
 
+class _Bundle(NamedTuple):
+    """A bundle that holds, and where it goes."""
+
+    path: str
+    stored: Stored
+    content: bytes
+    report: Report
+    entry: LogEntry
+
+
 class Exporter:
     """Fills one folder."""
 
@@ -86,7 +102,7 @@ class Exporter:
         self._blobs: dict[tuple[str, str], Blob] = {}
         self._steps: list[custody.Step] = []
         self._signers: dict[PublicKey | Identity, None] = {}
-        self._bundles: dict[str, tuple[str, Stored, bytes, Report]] = {}
+        self._bundles: dict[str, _Bundle] = {}
         self._stems: dict[str, str] = {}
         self._proven: list[guide.Line] = []
         self.example = ""
@@ -110,9 +126,9 @@ class Exporter:
         fact = Fact(kind=kind, name=meta.name, uid=meta.uid, object=f"{stem}.json", archived=found.archived)
         self._out.add(fact.object, found.whole)
         if found.bundle_whole:
-            fact = msgspec.structs.replace(
-                fact, attestation=self._out.add(f"{stem}.attestation.json", found.bundle_whole)
-            )
+            # Where a directory lies on the machine of its owner is nobody's business.
+            written = _DIRECTORY.sub(b"file:///objects/", found.bundle_whole)
+            fact = msgspec.structs.replace(fact, attestation=self._out.add(f"{stem}.attestation.json", written))
         kept: list[Stored] = []
         try:
             fact, refs = await self._prove(found, fact, stem, kept)
@@ -166,53 +182,55 @@ class Exporter:
         if status.phase is not BundlePhase.SEALED or status.worm_ref is None or status.subject_ref is None:
             phase = status.phase.value if status.phase else "Pending"
             raise TransientError(f"not sealed yet ({phase})", where=found.name, fix="wait for phase Attested")
-        stored, spec = await self._exactly(status.subject_ref.url, status.subject_ref.sha256)
+        stored, spec = await self._exactly(status.subject_ref.url, status.subject_ref.sha256, MAX_FILE)
         kept.append(stored)
         # Status names the bundles, and status is not signed: only their statement says whose evidence this is.
         named = {leg.url: (leg.role, leg.sha256) for leg in status.bundles}
         named.setdefault(status.worm_ref.url, ("", status.worm_ref.sha256))
-        legs = []
-        for url, (role, sha256) in named.items():
-            path, stored, content, report = await self._bundle(url, sha256, role if len(named) > 1 else "", stem)
-            kept.append(stored)
-            legs.append((path, content, report))
-        reports = [report for _, _, report in legs]
+        legs = [
+            await self._bundle(url, sha256, role if len(named) > 1 else "", stem)
+            for url, (role, sha256) in named.items()
+        ]
+        kept += [leg.stored for leg in legs]
+        reports = [leg.report for leg in legs]
         try:
             incident.prove(fact.kind, fact.name, fact.uid, spec, reports)
         except PermanentError as error:
             raise IntegrityError(error.what, where=found.name, fix=_ASK) from error
         if canonical(found.fact.spec) != spec:
             raise IntegrityError("the cluster shows something else than is attested", where=found.name, fix=_ASK)
-        self._steps += custody.proven(
-            fact.uid, found.fact, [(content, report) for _, content, report in legs], self._trust.root
-        )
-        for path, content, report in legs:
-            self._out.add(path, content)
-            assert report.signer is not None
-            self._signers[report.signer] = None
-            self._proven.append(guide.line(found.fact, path, f"{stem}.spec.json", report))
+        entries = [(leg.entry, leg.report) for leg in legs]
+        self._steps += custody.proven(fact.uid, found.fact, entries, self._trust.root)
+        for leg in legs:
+            self._out.add(leg.path, leg.content)
+            assert leg.report.signer is not None
+            self._signers[leg.report.signer] = None
+            self._proven.append(guide.line(found.fact, leg.path, f"{stem}.spec.json", leg.report))
         fact = msgspec.structs.replace(
-            fact, spec=self._out.add(f"{stem}.spec.json", spec), bundles=tuple(path for path, _, _ in legs)
+            fact, spec=self._out.add(f"{stem}.spec.json", spec), bundles=tuple(leg.path for leg in legs)
         )
         return fact, tuple(incident.attested(incident.Proof(fact, found.fact.spec, tuple(reports))))
 
-    async def _bundle(self, url: str, sha256: str, role: str, stem: str) -> tuple[str, Stored, bytes, Report]:
-        """Return where a bundle goes, how it is kept, its content and what is to be said of it; shared ones once."""
+    async def _bundle(self, url: str, sha256: str, role: str, stem: str) -> "_Bundle":
+        """Return a bundle of which everything holds; one that many share is read once."""
         if url not in self._bundles:
-            stored, content = await self._exactly(url, sha256)
+            stored, content = await self._exactly(url, sha256, bundles.MAX_BYTES)
             report = self._trust.check(content)
-            leg = f".{role}" if role else ""
+            if not report.ok:
+                raise IntegrityError(report.reason, where=custody.place(url), fix=_ASK)
+            read = bundles.read(content)
             place = stem
             if report.statement is not None and len(report.statement.subject) > 1:
-                place = f"shared/{shared_name(digest(bundles.read(content).envelope.payload))}"
-            self._bundles[url] = f"{place}{leg}{BUNDLE_SUFFIX}", stored, content, report
+                place = f"shared/{shared_name(digest(read.envelope.payload))}"
+            path = f"{place}{f'.{role}' if role else ''}{BUNDLE_SUFFIX}"
+            self._bundles[url] = _Bundle(path, stored, content, report, read.entries[0])
         found = self._bundles[url]
-        if found[1].sha256 != sha256:
+        if found.stored.sha256 != sha256:
             raise IntegrityError("the archive holds other bytes than status names", where=custody.place(url))
         return found
 
-    async def _exactly(self, url: str, sha256: str) -> tuple[Stored, bytes]:
-        stored, content = await self._read(url)
+    async def _exactly(self, url: str, sha256: str, most: int) -> tuple[Stored, bytes]:
+        stored, content = await self._read(url, most)
         if stored.sha256 != sha256:
             raise IntegrityError("the archive holds other bytes than status names", where=custody.place(url))
         return stored, content
@@ -232,7 +250,10 @@ class Exporter:
         try:
             if not ref.sha256:
                 raise IntegrityError("it is named without a digest")
-            stored, content = await self._exactly(ref.url, ref.sha256)
+            stored, content = await self._exactly(ref.url, ref.sha256, self._most)
+        except TooLargeError as error:
+            self._blobs[key] = msgspec.structs.replace(blob, left_out=error.what)
+            return
         except UgalluError as error:
             self._blobs[key] = msgspec.structs.replace(blob, gap=_reason(error))
             return

@@ -320,7 +320,10 @@ class Writer:
         read(content)
         self._put(MANIFEST, content)
         self._put(SUMS, sums(manifest, content))
-        for directory, _, _ in os.walk(self._aside):
+        # All at once: what was written first has long been on its way to the disk.
+        for directory, _, names in os.walk(self._aside):
+            for name in names:
+                sync_file(Path(directory) / name)
             sync_directory(Path(directory))
         self._aside.rename(self._folder)
         sync_directory(self._folder.parent)
@@ -330,7 +333,6 @@ class Writer:
         place = self._aside / path
         place.parent.mkdir(parents=True, exist_ok=True)
         create_whole(place, content)
-        sync_file(place)
 
 
 def _named(manifest: Manifest) -> Iterator[str]:

@@ -16,9 +16,11 @@ from ugallu.api.event import EvidenceRef, SecurityEvent, SecurityEventSpec
 from ugallu.api.meta import Metadata
 from ugallu.api.response import EventResponse, EventResponseSpec
 from ugallu.errors import PermanentError
+from ugallu.evidence import bundle as bundles
 from ugallu.evidence import custody, folder, keys, statement, trusted_root
 from ugallu.evidence.canonical import canonical, digest
 from ugallu.evidence.folder import Blob, Fact, File, Finding, Manifest, Said
+from ugallu.evidence.ports import LogEntry
 from ugallu.evidence.trust import Trust, holds
 from ugallu.evidence.verify import POLICY, Policy, Report
 from ugallu.evidence.x509 import Identity
@@ -156,7 +158,7 @@ class _Look:
         self._trust = trust
         self._bad = bad
         self._files: dict[str, File] = {file.path: file for file in manifest.files}
-        self._reports: dict[str, Report] = {}
+        self._bundles: dict[str, tuple[LogEntry, Report]] = {}
         self._steps: set[custody.Step] = set()
 
     def facts(self) -> Iterator[Finding]:
@@ -228,17 +230,22 @@ class _Look:
             raise PermanentError(f"a {fact.kind[:80]} is not attested")
         kind, _ = FACTS[fact.kind]
         content = self._read(fact.spec)
-        reports = tuple(self._report(path) for path in fact.bundles)
+        legs = [self._bundle(path) for path in fact.bundles]
+        reports = tuple(report for _, report in legs)
         prove(fact.kind, fact.name, fact.uid, content, reports)
         found = self._object(fact, kind, content)
-        legs = [(self._read(path), report) for path, report in zip(fact.bundles, reports, strict=True)]
         self._steps.update(custody.proven(fact.uid, found, legs, self._trust.root))
         return Proof(fact, found.spec, reports)
 
-    def _report(self, path: str) -> Report:
-        if path not in self._reports:
-            self._reports[path] = self._trust.check(self._read(path))
-        return self._reports[path]
+    def _bundle(self, path: str) -> tuple[LogEntry, Report]:
+        """Return the entry of a bundle and what is to be said of it; many facts may share one."""
+        if path not in self._bundles:
+            content = self._read(path)
+            report = self._trust.check(content)
+            if not report.ok:
+                raise PermanentError(report.reason, where=path)
+            self._bundles[path] = bundles.read(content).entries[0], report
+        return self._bundles[path]
 
     def _object(
         self, fact: Fact, kind: type[SecurityEvent | EventResponse], spec: bytes

@@ -30,7 +30,7 @@ from ugallu.errors import PermanentError
 from ugallu.evidence import bundle as bundles
 from ugallu.evidence import keys, statement
 from ugallu.evidence.canonical import digest
-from ugallu.evidence.export import About, Exporter, Found
+from ugallu.evidence.export import About, Exporter, Found, TooLargeError
 from ugallu.evidence.folder import Asked, Writer
 from ugallu.evidence.logs.rekor_v1 import RekorV1
 from ugallu.evidence.logs.witness import Witness
@@ -99,11 +99,13 @@ class Shelf:
         self.contents[url] = content
         return EvidenceRef(media_type=media_type, url=url, sha256=digest(content), size=len(content))
 
-    async def read(self, url: str) -> tuple[Stored, bytes]:
+    async def read(self, url: str, most: int) -> tuple[Stored, bytes]:
         """Return what lies at a URL."""
         if url not in self.contents:
             raise PermanentError("nothing is stored here", where=url)
         content = self.contents[url]
+        if len(content) > most:
+            raise TooLargeError(f"{len(content):,} bytes", where=url)
         until = NOON + dt.timedelta(days=365)
         return Stored(url, digest(content), len(content), "application/json", until, Lock.STORE), content
 

@@ -132,6 +132,8 @@ async def test_what_was_collected_is_exported_from_the_archive(state: Path, tmp_
     done = await ugallu("export", tmp_path / "all", "--correlation", "c0ffee", "--archived", "--state", state)
     assert done.returncode == 0, done.stderr
     assert await facts(tmp_path / "all") == dict.fromkeys([*NAMES, "er-1"], True)
+    for path in (tmp_path / "all").rglob("*.json"):
+        assert str(tmp_path).encode() not in path.read_bytes(), "a folder names no place on the machine of its owner"
     manifest = json.loads((tmp_path / "all" / "manifest.json").read_text())
     archived = {fact["name"]: fact.get("archived", "") for fact in manifest["facts"]}
     assert archived[NAMES[0]].startswith("cr-snapshots/test/")

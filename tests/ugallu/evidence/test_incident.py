@@ -233,7 +233,9 @@ async def test_what_cannot_be_had_is_a_gap_with_its_reason(shelf: Shelf, tmp_pat
     del shelf.contents[gone.url]
     large = shelf.put("large", b"x" * 100, "text/plain")
     loose = msgspec.structs.replace(shelf.put("loose", b"loose", "text/plain"), sha256="")
-    good = await shelf.sealed(event("se-good", evidence=[gone, large, loose]))
+    doctored = shelf.put("doctored", b"as it was", "text/plain")
+    shelf.contents[doctored.url] = b"as it is now"
+    good = await shelf.sealed(event("se-good", evidence=[gone, large, loose, doctored]))
     bad = await shelf.sealed(event("se-bad"))
     assert bad.bundle is not None
     assert bad.bundle.status.worm_ref is not None
@@ -245,6 +247,7 @@ async def test_what_cannot_be_had_is_a_gap_with_its_reason(shelf: Shelf, tmp_pat
     assert told["SecurityEvent/se-bad"] == (Said.UNPROVEN, "the archive holds other bytes than status names")
     assert told["SecurityEvent/se-young"][1].endswith("not attested yet")
     assert told[gone.url] == (Said.UNPROVEN, "nothing is stored here")
+    assert told[doctored.url] == (Said.UNPROVEN, "the archive holds other bytes than status names")
     assert told[loose.url] == (Said.UNPROVEN, "it is named without a digest")
     assert told[large.url][0] is Said.NOTE
     assert large.sha256 in told[large.url][1]
