@@ -91,6 +91,7 @@ class _Reader:
         """Make the cursor durable, atomically; may run in a worker thread."""
         self._journal.save(self.name, cursor, self.lost)
         self._cursor = cursor
+        self._journal.moved()
 
     async def store(self, cursor: Cursor) -> None:
         """As `save`, in a worker thread: it takes two syncs."""
@@ -288,6 +289,11 @@ class SegmentedJournal:
             self._cursors.save(name, cursor, lost)
         except OSError as error:
             raise _translate(error, self._path / "cursors" / name) from error
+
+    def moved(self) -> None:
+        """A reader has got on: a spool makes room at once, for others on its disk as well."""
+        if self._retention.refuse:
+            self._retire()
 
     # Appending: the event loop's side
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -25,9 +25,12 @@ from ugallu.net.http import RELOAD_SECONDS
 from ugallu.settings import WebhookSettings
 from ugallu.sources.audit_webhook import DIRECTORY, PATH, RELEASE_SECONDS, AuditReceiver, AuditWebhook, audit_webhook
 from ugallu.testing.clock import ManualClock
-from ugallu.testing.files import FaultyFiles, broken, healthy
+from ugallu.testing.files import FaultyFiles, SmallDisk, broken, healthy
 from ugallu.testing.https import Caller, Reply, calling
 from ugallu.testing.sourcing import Heard
+
+if TYPE_CHECKING:
+    from ugallu.journal.files import Files
 
 TOKEN = {"Authorization": "Bearer s3cret"}
 GZIP = {**TOKEN, "Content-Encoding": "gzip"}
@@ -95,6 +98,7 @@ class Front:
         self.token.write_text("s3cret\n")
         self.clock = ManualClock()
         self.files = Slow()
+        self.disk: Files = self.files
         self.metrics = Metrics()
         self.heard = Heard()
         self.points: list[Checkpoint] = []
@@ -126,7 +130,7 @@ class Front:
             clock=self.clock,
             metrics=self.metrics,
             log=structlog.wrap_logger(structlog.ReturnLogger(), processors=[self._note]),
-            files=self.files,
+            files=self.disk,
         )
 
     def _note(self, _: object, __: str, about: Any) -> tuple[tuple[str], dict[str, Any]]:
@@ -260,9 +264,29 @@ async def test_503_is_for_a_full_spool_alone(front: Front) -> None:
         front.save()
         await until(lambda: front.clock.sleeping >= 2)
         await front.clock.advance(RELEASE_SECONDS)
-        await until(lambda: front.metrics.value("ugallu_audit_webhook_spool_bytes") < ROOM)
+        await until(lambda: front.metrics.value("ugallu_audit_webhook_spool_bytes") < ROOM // 2)
         assert (await caller.post(PATH, body, TOKEN)).status == 200
     assert front.outcome("busy") == 2
+
+
+async def test_a_spool_that_fills_its_disk_empties_again(front: Front) -> None:
+    """Bounded by the disk and not by its own size: 503 while its reader still has room to note how far it is."""
+    disk = SmallDisk(front.state, ROOM)
+    front.disk = disk
+    async with front.serving(reads=False, spool_bytes=1 << 30), front.call() as caller:
+        body = events(0, size=20_000)
+        while (reply := await caller.post(PATH, body, TOKEN)).status == 200:
+            pass
+        assert (reply.status, reply.headers["retry-after"], reply.body) == (503, "2", b"the spool is full\n")
+        assert ROOM // 16 < disk.space(front.state).free < ROOM // 4
+    (front.state / "ballast").write_bytes(bytes(disk.space(front.state).free - 8192))
+    async with front.serving(spool_bytes=1 << 30), front.call() as caller:
+        await until(lambda: len(front.heard.batches) > 1)
+        front.save()
+        await until(lambda: front.clock.sleeping >= 2)
+        await front.clock.advance(RELEASE_SECONDS)
+        await until(lambda: front.source._spool._stored.seq > 0)
+        assert (await caller.post(PATH, body, TOKEN)).status == 200
 
 
 # Repeats
