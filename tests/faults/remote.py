@@ -77,6 +77,8 @@ from ugallu.testing.trouble import (
 NAMESPACE: Final = "ugallu-system"
 LIVES: Final = 8
 ROUNDS: Final = 60
+ENOUGH: Final = 40
+"""Rounds, an hour in all, after which whoever has no trouble any more is done."""
 MEMORY: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Disks are not what is tried here."""
 
@@ -214,7 +216,9 @@ class Life:
 
     async def work(self) -> None:
         """Look at everything, over and over, as time passes, until all is done or it takes too long."""
+        calm = 0
         for _ in range(ROUNDS):
+            calm += self._world.trouble.over
             marks: list[Any] = [*self._cache.view(EventMark).items(), *self._cache.view(BundleMark).items()]
             self._dice.shuffle(marks)
             assert isinstance(self._reseal, Reseal)
@@ -224,6 +228,9 @@ class Life:
                 await self._passing(self._look, mark)
             await self._passing(_turns)
             if not self.left:
+                return
+            if calm == ENOUGH:
+                self._world.wrong.append(f"it does not go on by itself: {self.left}")
                 return
             self._world.true.move(self._dice.choice([0.5, 5.0, 61.0, 310.0]))
             await _turns()
@@ -473,7 +480,7 @@ def _tell(verdict: Verdict, *, story: bool) -> None:
     print(f"{'FAILED' if verdict.wrong else 'good'} {verdict.number} {_words(verdict.shape)}")
     for strike, call in verdict.struck:
         print(f"    {strike.fault} at {strike.at}: {call}{f' ({strike.seconds:g} s)' if strike.seconds else ''}")
-    for line in verdict.wrong[:6]:
+    for line in list(dict.fromkeys(verdict.wrong))[:6]:
         print(f"    ! {line}")
     if story:
         print(*(f"    {at} {call}" for at, call in enumerate(verdict.calls, 1)), sep="\n")

@@ -61,8 +61,20 @@ class OurClock:
 
     def __init__(self, true: ManualClock) -> None:
         self.true = true
-        self.wrong = 0.0
+        self._ahead = 0.0
+        self._until = 0.0
+
+    def set_wrong(self, seconds: float) -> None:
+        """Go so far ahead, or back, until somebody notices half an hour later."""
+        self._ahead += seconds
+        self._until = self.true.monotonic() + 1800.0
+
+    @property
+    def wrong(self) -> float:
         """Seconds by which it is ahead."""
+        if self.true.monotonic() >= self._until:
+            self._ahead = 0.0
+        return self._ahead
 
     def now(self) -> dt.datetime:
         """Return the wall time as this machine has it."""
@@ -93,13 +105,16 @@ class Trouble:
     @property
     def over(self) -> bool:
         """Nothing more will break."""
-        return not self._left and all(until <= self.clock.monotonic() for until in self._down.values())
+        return (
+            not self._left
+            and not self.clock.wrong
+            and all(until <= self.clock.monotonic() for until in self._down.values())
+        )
 
     def end(self) -> None:
         """From now on everything works."""
         self._left.clear()
         self._down.clear()
-        self.clock.wrong = 0.0
 
     def met(self, who: str, what: str) -> str:
         """Count a call; return the fault that it meets, empty for none."""
@@ -111,7 +126,7 @@ class Trouble:
             strike = self._left.pop(0)
             self.struck.append((strike, self.calls[-1]))
             if strike.fault == "jump":
-                self.clock.wrong += strike.seconds
+                self.clock.set_wrong(strike.seconds)
             elif strike.fault == "down":
                 self._down[who] = self.clock.monotonic() + strike.seconds
                 fault = "away"

@@ -21,7 +21,7 @@ from ugallu.api.marks import BundleMark, EventMark
 from ugallu.api.meta import Metadata, utc_seconds
 from ugallu.clock import Clock
 from ugallu.cluster.port import Cluster, Key, NotFoundError, OutdatedError, Preconditions
-from ugallu.errors import PermanentError, TransientError, UgalluError
+from ugallu.errors import PermanentError, UgalluError
 from ugallu.evidence import statement
 from ugallu.evidence.canonical import digest
 from ugallu.evidence.ports import IntegrityError, Stored
@@ -54,6 +54,8 @@ class Turns:
         self.lanes = tuple(anyio.Lock() for _ in range(LANES))
         self.taken: set[str] = set()
         """Uids of bundles that a lane has."""
+        self.had: tuple[dict[str, BundleMark], ...] = tuple({} for _ in range(LANES))
+        """Whom each lane took last: should it end before a statement has them, the next one there begins with them."""
         self.alone: set[str] = set()
         """Uids of bundles that are being sealed alone."""
 
@@ -137,7 +139,9 @@ class Share:
 
     async def _lane(self, lane: int) -> None:
         async with self._turns.lanes[lane]:
-            if (left := await self._staged(lane)) is not None:
+            left = await self._staged(lane)
+            self._reclaim(lane, left[0].members if left is not None else ())
+            if left is not None:
                 await self._finish(lane, *left, kept=True)
             else:
                 await self._clear(lane)  # who was to be in a statement that was never made
@@ -146,9 +150,17 @@ class Share:
                 self._news = anyio.Event()
                 await self._news.wait()
             async with self._turns.lanes[lane]:
-                await self._seal(lane, self._take())
+                await self._seal(lane, self._take(lane))
 
-    def _take(self) -> list[BundleMark]:
+    def _reclaim(self, lane: int, members: Sequence[Member]) -> None:
+        """Put back whom a service had that ended here, except those whose statement it left."""
+        had = self._turns.had[lane]
+        for uid in had.keys() - {member.bundle_uid for member in members}:
+            self._turns.taken.discard(uid)
+            self._pool.setdefault(uid, had[uid])
+        had.clear()
+
+    def _take(self, lane: int) -> list[BundleMark]:
         """Take the longest waiting, all of one cluster: its id is in the place where evidence lies."""
         marks: list[BundleMark] = []
         for mark in self._pool.values():
@@ -159,6 +171,7 @@ class Share:
         for mark in marks:
             del self._pool[mark.metadata.uid]
         self._turns.taken.update(mark.metadata.uid for mark in marks)
+        self._turns.had[lane].update((mark.metadata.uid, mark) for mark in marks)
         return marks
 
     async def _seal(self, lane: int, marks: list[BundleMark]) -> None:
@@ -176,6 +189,7 @@ class Share:
             self._turns.taken.difference_update(mark.metadata.uid for mark in outside)
         for mark in outside:
             await self._by_itself(mark, crowded=mark.metadata.uid in events and len(ready) > 1)
+        self._turns.had[lane].clear()
 
     async def _by_itself(self, mark: BundleMark, *, crowded: bool) -> None:
         """Seal one alone, or put it back when it was only one too many; what fails of it comes back by its status."""
@@ -184,7 +198,7 @@ class Share:
             return
         try:
             await self._reseal.alone(mark)
-        except (*CLUSTER_ERRORS, PermanentError):
+        except UgalluError:
             # Nothing was written, so nobody would come back to it but us.
             await self._clock.sleep(1.0)
             self._pool.setdefault(mark.metadata.uid, mark)
@@ -281,7 +295,7 @@ class Share:
             try:
                 await self._stages.clear(_draft_key(lane))
                 await self._stages.clear(_facts_key(lane))
-            except TransientError:
+            except UgalluError:
                 await self._clock.sleep(pause.next())
             else:
                 return

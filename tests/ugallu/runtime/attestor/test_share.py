@@ -252,6 +252,67 @@ async def test_a_crash_between_any_two_effects_logs_everybody_once(
         step += 2
 
 
+@pytest.mark.parametrize("other_parts", [False, True])
+async def test_who_was_taken_by_a_service_that_ended_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_parts: bool
+) -> None:
+    """A service breaks, or its Parts are exchanged, before the statement is staged: the next one has everybody."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 5)
+    async with desk(tmp_path, cluster, clock) as at:
+        before = share_of(at)
+        with monkeypatch.context() as patch:
+            patch.setattr(at.reseal.stages.store, "put", _for_ever)
+            await burst(at, 5)
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(before.run)
+                await anyio.wait_all_tasks_blocked()
+                assert before._turns.taken
+                tg.cancel_scope.cancel()
+        if other_parts:
+            at.reseal.share = Share(
+                at.reseal.stages, at.reseal, cluster, before._turns,
+                attestor=before._attestor, again=before._again, clock=clock, metrics=at.metrics, log=before._log,
+            )  # fmt: skip
+            at.reseal._busy = 1000
+            for number in range(5):
+                await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name(number)}"))
+        with anyio.fail_after(20):
+            async with sharing(at):
+                await all_attested(at, 5)
+        await prove(at)
+
+
+async def _for_ever(*_: Any, **__: Any) -> Any:
+    await anyio.sleep_forever()
+
+
+async def test_one_who_fails_alone_stops_no_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft that the store does not let go of today is let go of tomorrow; those after it are sealed meanwhile."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 1)
+    async with desk(tmp_path, cluster, clock) as at:
+        real = at.reseal.stages.store.drop
+
+        async def drop(key: str) -> None:
+            if not key.startswith("staging/shared/"):
+                raise TransientError("the store is busy")
+            await real(key)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(at.reseal.stages.store, "drop", drop)
+            await burst(at, 1)
+            async with sharing(at):
+                await at.cache.view(AttestationBundle).until(lambda: _sealed(at) == 1)
+                await anyio.wait_all_tasks_blocked()
+                patch.undo()
+                await clock.advance(1.0)
+                await all_attested(at, 1)
+        await prove(at)
+
+
 async def test_what_fails_is_said_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that is away fails every member with its reason; once it is back the very statement goes on."""
     clock = ManualClock()
