@@ -107,10 +107,13 @@ def test_files_that_come_or_go_are_told(kit: Path) -> None:
 
 def test_what_lies_in_a_folder_is_shown_not_obeyed(kit: Path) -> None:
     """Names that a terminal would obey are written as codes."""
-    (kit / "events" / "\x1b[2J").write_text("{}")
+    (kit / "events" / "\x1b[2J\nok         SecurityEvent").write_text("{}")
     done = ugallu("verify", kit)
     assert done.returncode == 1
     assert "\x1b" not in done.stdout
+    assert not any(
+        line.startswith("ok         SecurityEvent") and "key" not in line for line in done.stdout.splitlines()
+    )
     hostile = kit / "x.sigstore.json"
     hostile.write_text('{"\\u001b[2J": 1}')
     assert "\x1b" not in ugallu("verify", hostile).stdout

@@ -130,10 +130,8 @@ async def _export(args: argparse.Namespace) -> int:
 
 
 async def _each(items: "Sequence[Found]", work: "Callable[[Found], Awaitable[None]]") -> None:
-    """Do the work for each, some at a time; the first that fails is raised as it is."""
+    """Do the work for each, some at a time."""
     import anyio
-
-    from ugallu.errors import first_of
 
     waiting = iter(items)
 
@@ -141,12 +139,9 @@ async def _each(items: "Sequence[Found]", work: "Callable[[Found], Awaitable[Non
         for item in waiting:
             await work(item)
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(min(AT_ONCE, len(items))):
-                tasks.start_soon(worker)
-    except ExceptionGroup as group:
-        raise first_of(group) from group
+    async with anyio.create_task_group() as tasks:
+        for _ in range(min(AT_ONCE, len(items))):
+            tasks.start_soon(worker)
 
 
 def _asked(args: argparse.Namespace) -> "tuple[Asked, Path]":

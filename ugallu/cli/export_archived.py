@@ -1,5 +1,6 @@
 """What ttl copied into the evidence store before it deleted it: found by the chain of manifests that lists copies."""
 
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
@@ -64,8 +65,9 @@ class Copies:
             if sum(map(len, self._entries.values())) > MAX_COPIES:
                 raise PermanentError(f"more than {MAX_COPIES} copies", where=HEAD, fix="pass --since")
             # An event is copied after it was seen.
-            over = when.since is not None and when.since.isoformat() > manifest.created_at
-            if over or manifest.previous is None:
+            if (
+                when.since is not None and when.since > _time(manifest.created_at, link[0])
+            ) or manifest.previous is None:
                 return
             link = manifest.previous.key, manifest.previous.sha256
         raise PermanentError(f"more than {MAX_LINKS} manifests", where=HEAD, fix="pass --since")
@@ -141,6 +143,14 @@ class Copies:
         if root_of(manifest.entries) != manifest.root:
             raise IntegrityError("the manifest's root is not that of its entries", where=key, fix=_ASK)
         return manifest
+
+
+def _time(text: str, where: str) -> dt.datetime:
+    try:
+        at = dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise IntegrityError("the manifest bears no time", where=where) from error
+    return at if at.tzinfo is not None else at.replace(tzinfo=dt.UTC)
 
 
 def _decoded(content: bytes, kind: type[M], where: str) -> M:

@@ -47,7 +47,8 @@ def run(path: Path, args: argparse.Namespace) -> int:
         f"{path}: {word}: {len(proofs):,} of {len(facts):,} facts proven, {judgement.blobs:,} blobs, "
         f"{len(judgement.manifest.files):,} files; manifest {judgement.digest}"
     )
-    print("\n".join(printable(line) for line in lines))
+    # A name with a line's end in it would write lines of its own.
+    print("\n".join(printable(line).replace("\n", "\\u000a") for line in lines))
     if own:
         print(f"note: {NOTE}")
     return DONE if judgement.ok else FAILED

@@ -14,7 +14,7 @@ import msgspec
 from ugallu.api.bundle import AttestationBundle, BundlePhase
 from ugallu.api.event import ClusterIdentity, EvidenceRef, SecurityEvent
 from ugallu.api.response import EventResponse
-from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
+from ugallu.errors import PermanentError, RefusedError, TransientError
 from ugallu.evidence import bundle as bundles
 from ugallu.evidence import custody, guide, incident, keys, statement
 from ugallu.evidence.canonical import canonical, digest
@@ -50,6 +50,10 @@ Read = Callable[[str, int], Awaitable[tuple[Stored, bytes]]]
 
 class TooLargeError(PermanentError):
     """There is more than was wanted."""
+
+
+class UnsealedError(TransientError):
+    """There is no evidence of it yet."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -94,7 +98,9 @@ class Exporter:
         """`root` are the bytes of the trusted root; blobs above `most` bytes are left out."""
         self._out = out
         self._read = read
-        self._trust = trust
+        # A key is named by itself, whoever holds it: what reads the folder has the key alone.
+        signers = [keys.from_spki(who.spki) if isinstance(who, PublicKey) else who for who in trust.signers]
+        self._trust = msgspec.structs.replace(trust, signers=tuple(signers))
         self._root = root
         self._most = most
         self._cluster = ClusterIdentity()
@@ -115,7 +121,10 @@ class Exporter:
         return facts + [f"{custody.place(blob.url)}: {blob.gap}" for blob in self._blobs.values() if blob.gap]
 
     async def add(self, found: Found, *, strict: bool = False) -> None:
-        """Add a fact with its proof, and what it names; what keeps it from being proven is a gap, or raised."""
+        """Add a fact with its proof, and what it names; what keeps it from being proven is a gap, or raised.
+
+        Raises in any case `TransientError` and `RefusedError` of a store that does not answer.
+        """
         kind, meta = found.fact.kind_info.name, found.fact.metadata
         if isinstance(found.fact, SecurityEvent):
             self._cluster = found.fact.spec.cluster_identity
@@ -132,10 +141,10 @@ class Exporter:
         kept: list[Stored] = []
         try:
             fact, refs = await self._prove(found, fact, stem, kept)
-        except UgalluError as error:
+        except (PermanentError, UnsealedError) as error:
             if strict:
                 raise
-            fact, refs = msgspec.structs.replace(fact, gap=_reason(error)), ()
+            fact, refs = msgspec.structs.replace(fact, gap=error.what), ()
         self._steps += custody.told(found.fact, found.bundle, kept)
         self._facts.append((_when(found.fact), fact))
         for ref in refs:
@@ -174,14 +183,14 @@ class Exporter:
     async def _prove(
         self, found: Found, fact: Fact, stem: str, kept: list[Stored]
     ) -> tuple[Fact, Sequence[EvidenceRef]]:
-        status = None if found.bundle is None else found.bundle.status
-        if found.bundle is None or status is None:
-            raise TransientError("not attested yet", where=found.name, fix="is the attestor enabled?")
+        if found.bundle is None:
+            raise UnsealedError("not attested yet", where=found.name, fix="is the attestor enabled?")
+        status = found.bundle.status
         if found.bundle.spec.attested_for.uid != fact.uid:
             raise IntegrityError("status names the evidence of another event", where=found.name, fix=_ASK)
         if status.phase is not BundlePhase.SEALED or status.worm_ref is None or status.subject_ref is None:
             phase = status.phase.value if status.phase else "Pending"
-            raise TransientError(f"not sealed yet ({phase})", where=found.name, fix="wait for phase Attested")
+            raise UnsealedError(f"not sealed yet ({phase})", where=found.name, fix="wait for phase Attested")
         stored, spec = await self._exactly(status.subject_ref.url, status.subject_ref.sha256, MAX_FILE)
         kept.append(stored)
         # Status names the bundles, and status is not signed: only their statement says whose evidence this is.
@@ -243,32 +252,37 @@ class Exporter:
             if of not in before.of:
                 self._blobs[key] = msgspec.structs.replace(before, of=(*before.of, of))
             return
-        blob = Blob(url=ref.url, media_type=ref.media_type, sha256=ref.sha256, size=ref.size, of=(of,))
+        self._blobs[key] = Blob(url=ref.url, media_type=ref.media_type, sha256=ref.sha256, size=ref.size, of=(of,))
         if ref.size > self._most:
-            self._blobs[key] = msgspec.structs.replace(blob, left_out=f"{ref.size:,} bytes")
+            self._tell(key, left_out=f"{ref.size:,} bytes")
+            return
+        if not ref.sha256:
+            self._tell(key, gap="it is named without a digest")
             return
         try:
-            if not ref.sha256:
-                raise IntegrityError("it is named without a digest")
             stored, content = await self._exactly(ref.url, ref.sha256, self._most)
         except TooLargeError as error:
-            self._blobs[key] = msgspec.structs.replace(blob, left_out=error.what)
+            self._tell(key, left_out=error.what)
             return
-        except UgalluError as error:
-            self._blobs[key] = msgspec.structs.replace(blob, gap=_reason(error))
+        except (PermanentError, RefusedError) as error:
+            self._tell(key, gap=error.what)
             return
         self._steps.append(custody.kept_step(of, stored))
         suffix = _SUFFIXES.get(ref.media_type, ".bin")
         path = self._out.add(f"blobs/{ref.sha256.removeprefix('sha256:')}{suffix}", content)
-        self._blobs[key] = msgspec.structs.replace(blob, path=path, size=len(content))
+        self._tell(key, path=path, size=len(content))
         if ref.media_type == incident.FORENSICS:
             try:
                 inner = incident.chunks(content)
             except PermanentError as error:
-                self._blobs[key] = msgspec.structs.replace(self._blobs[key], gap=_reason(error))
+                self._tell(key, gap=error.what)
                 return
             for chunk in inner:
                 await self._blob(chunk, ref.sha256)
+
+    def _tell(self, key: tuple[str, str], **what: str | int) -> None:
+        """Say what became of a blob; meanwhile another fact may have named it as well."""
+        self._blobs[key] = msgspec.structs.replace(self._blobs[key], **what)
 
     def _signer_files(self) -> dict[PublicKey, str]:
         signed = [who for who in self._signers if isinstance(who, PublicKey)]
@@ -289,9 +303,3 @@ def stem_of(name: str) -> str:
 def _when(fact: SecurityEvent | EventResponse) -> str:
     at = fact.spec.detected_at if isinstance(fact, SecurityEvent) else fact.metadata.creation_timestamp
     return "" if at is None else statement.micro(at)
-
-
-def _reason(error: UgalluError) -> str:
-    if isinstance(error, TransientError | RefusedError) and error.where:
-        return f"{error.where}: {error.what}"
-    return error.what

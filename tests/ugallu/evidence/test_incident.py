@@ -13,12 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ugallu.api.meta import ObjectReference
-from ugallu.errors import PermanentError
+from ugallu.errors import PermanentError, TransientError
 from ugallu.evidence import folder as folders
 from ugallu.evidence import guide
-from ugallu.evidence.folder import MANIFEST, SUMS, Manifest, Said, Writer
+from ugallu.evidence.export import About, Exporter
+from ugallu.evidence.folder import MANIFEST, SUMS, Asked, Manifest, Said, Writer
 from ugallu.evidence.incident import FORENSICS, Judgement, judge, trust_of
+from ugallu.evidence.ports import PublicKey, Stored
+from ugallu.evidence.trust import Trust
 from ugallu.testing.exporting import Shelf, event, export, response
+from ugallu.testing.sigstore import new_key
 
 
 async def incident(shelf: Shelf, folder: Path) -> Path:
@@ -43,6 +47,10 @@ def judged(folder: Path, shelf: Shelf | None = None) -> Judgement:
     content = (folder / MANIFEST).read_bytes()
     manifest = folders.read(content)
     return judge(folder, manifest, content, shelf.trust if shelf is not None else trust_of(folder, manifest))
+
+
+def files_in(folder: Path, pattern: str) -> list[Path]:
+    return list(folder.glob(pattern))
 
 
 def readable(content: bytes) -> bool:
@@ -245,7 +253,7 @@ async def test_what_cannot_be_had_is_a_gap_with_its_reason(shelf: Shelf, tmp_pat
     found = judged(tmp_path / "i")
     told = {finding.what: (finding.said, finding.why) for finding in found.findings}
     assert told["SecurityEvent/se-bad"] == (Said.UNPROVEN, "the archive holds other bytes than status names")
-    assert told["SecurityEvent/se-young"][1].endswith("not attested yet")
+    assert told["SecurityEvent/se-young"] == (Said.UNPROVEN, "not attested yet")
     assert told[gone.url] == (Said.UNPROVEN, "nothing is stored here")
     assert told[doctored.url] == (Said.UNPROVEN, "the archive holds other bytes than status names")
     assert told[loose.url] == (Said.UNPROVEN, "it is named without a digest")
@@ -253,6 +261,35 @@ async def test_what_cannot_be_had_is_a_gap_with_its_reason(shelf: Shelf, tmp_pat
     assert large.sha256 in told[large.url][1]
     assert [proof.fact.name for proof in found.proofs] == ["se-good"]
     assert "Not proven in here" in (tmp_path / "i" / "README.md").read_text()
+
+
+async def test_a_key_is_named_by_itself_whatever_its_holder_calls_it(shelf: Shelf, tmp_path: Path) -> None:
+    """Keys of a transit engine have names of their own, versions many: in a folder each has its file, and holds."""
+    old = shelf.public
+    first = await shelf.sealed(event("se-1"))
+    shelf.key = new_key()
+    second = await shelf.sealed(event("se-2"))
+    called = [PublicKey(key.spki, f"openbao:transit/ugallu:{number}") for number, key in enumerate((old, shelf.public))]
+    with Writer(tmp_path / "i") as out:
+        trust = Trust(shelf.trust.root, tuple(called))
+        exporter = Exporter(out, shelf.read, trust, shelf.services.trusted_root, most=1)
+        for one in (first, second):
+            await exporter.add(one, strict=True)
+        exporter.finish(About("x", "2026-01-02T00:00:00Z", "", Asked()))
+    assert judged(tmp_path / "i").findings == ()
+    assert len(files_in(tmp_path, "i/keys/p256-*.pub")) == 2
+
+
+async def test_a_store_that_does_not_answer_makes_no_gaps(shelf: Shelf, tmp_path: Path) -> None:
+    """Half a folder would pass for an incident with half of its evidence gone: there is none instead."""
+    one = await shelf.sealed(event("se-1"))
+
+    async def away(url: str, most: int) -> tuple[Stored, bytes]:
+        raise TransientError("no connection", where=url)
+
+    with pytest.raises(TransientError, match="no connection"), Writer(tmp_path / "i") as out:
+        await Exporter(out, away, shelf.trust, shelf.services.trusted_root, most=1).add(one)
+    assert files_in(tmp_path, "*") == []
 
 
 async def test_a_stranger_is_told_whose_word_it_is(shelf: Shelf, tmp_path: Path) -> None:
