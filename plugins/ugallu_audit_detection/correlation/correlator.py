@@ -1,15 +1,12 @@
 """`Correlator`: what serves through other rules. It takes in their matches and tells which correlations that proves."""
 
-import hashlib
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
-
 from ugallu.sdk import Metrics
 from ugallu_audit_detection.arming import Armed
-from ugallu_audit_detection.correlation.groups import KEY, Groups, Kept
+from ugallu_audit_detection.correlation.groups import Groups, Kept, key_of
 from ugallu_audit_detection.correlation.links import Links, Member, Trouble, linked
 from ugallu_audit_detection.correlation.windows import Crossing, mark_of
 from ugallu_audit_detection.seen import Seen
@@ -156,14 +153,14 @@ class Correlator:
 
     def feed(self, case: Seen, at: float, rules: Sequence[str]) -> Iterable[Correlated]:
         """Count an event that these rules match; return what that proves."""
-        feeds = self.links.feeds
-        if len(rules) == 1 and len(feeds[rules[0]]) == 1:
+        feeds = (self._links or self.links).feeds
+        if len(rules) == 1 and len(only := feeds[rules[0]]) == 1:
             # The common case: one match counts in one correlation and proves nothing.
-            ((name, reference),) = feeds[rules[0]]
+            name, reference = only[0]
             member = self._members[name]
             if member.plan is None or (member.armed.exempt and self._excepted(member.armed, case)):
                 return ()
-            proven = self._take(name, member.plan, case, at, ((reference, rules[0]),))
+            proven = self._take_one(name, member.plan, case, at, (reference, rules[0]))
             return self._chained(case, at, {}, [(name, proven)]) if proven else ()
         matches: dict[str, list[tuple[int, str]]] = {}
         for rule in rules:
@@ -203,25 +200,29 @@ class Correlator:
     ) -> Sequence[tuple[tuple[str, ...], Crossing]]:
         """Take an event into the windows of one correlation; return the groups that cross."""
         if len(matches) == 1:
-            reference, rule = matches[0]
-            group = plan.group(reference, case, rule)
-            if group is None or not (tags := plan.tags(reference, case, rule)):
-                return ()
-            crossing = self._count(name, group, case, at, tags)
-            return () if crossing is None else ((group, crossing),)
+            return self._take_one(name, plan, case, at, matches[0])
         found: dict[tuple[str, ...], Sequence[int]] = {}
         for reference, rule in matches:
-            group = plan.group(reference, case, rule)
-            if group is not None and (tags := plan.tags(reference, case, rule)):
+            group = plan.groups[reference](case, rule)
+            if group is not None and (tags := plan.tags[reference](case, rule)):
                 found[group] = [*found[group], *tags] if group in found else tags
         taken = ((group, self._count(name, group, case, at, tags)) for group, tags in found.items())
         return [(group, crossing) for group, crossing in taken if crossing is not None]
 
+    def _take_one(
+        self, name: str, plan: "Plan", case: Seen, at: float, match: tuple[int, str]
+    ) -> Sequence[tuple[tuple[str, ...], Crossing]]:
+        reference, rule = match
+        group = plan.groups[reference](case, rule)
+        if group is None or not (tags := plan.tags[reference](case, rule)):
+            return ()
+        crossing = self._count(name, group, case, at, tags)
+        return () if crossing is None else ((group, crossing),)
+
     def _count(self, name: str, group: tuple[str, ...], case: Seen, at: float, tags: Sequence[int]) -> Crossing | None:
         groups = self._groups[name]
-        key = group[0].encode("utf-8", "surrogatepass") if len(group) == 1 else msgspec.json.encode(group)
         before = groups.bytes
-        crossing = groups.take(hashlib.blake2b(key, digest_size=KEY).digest(), at, tags, mark_of(case.record.audit_id))
+        crossing = groups.take(key_of(group), at, tags, mark_of(case.record.audit_id))
         self.bytes += groups.bytes - before
         if self.bytes > self._max_bytes:
             self._make_room()

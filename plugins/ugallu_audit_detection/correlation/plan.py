@@ -52,10 +52,10 @@ class Plan:
     references: tuple[str, ...]
     """What it calls the rules: by id, by name, by the name of their SigmaRule, or with `*`."""
     group_by: tuple[str, ...]
-    groups: tuple[tuple[Read, ...], ...]
+    groups: tuple["Group", ...]
     """For each reference what reads the group of its matches."""
-    values: tuple[tuple[Read, ...], ...]
-    """For each reference what reads the values that are counted; empty where matches or rules are."""
+    tags: tuple["Tags", ...]
+    """For each reference what tells its matches apart in the window: values that are counted, else the rule."""
     window: Window
     span: float
     timespan: str
@@ -68,12 +68,23 @@ class Plan:
     fingerprint: str
     """Two versions of a correlation that have this in common have their windows in common."""
 
-    def group(self, reference: int, view: RecordView, rule: str) -> tuple[str, ...] | None:
-        """Return the group of a match; None where the event lacks a value, so that it belongs to no group."""
-        readers = self.groups[reference]
-        if len(readers) == 1:
-            texts = readers[0](view, rule)
+
+Group = Callable[[RecordView, str], tuple[str, ...] | None]
+"""Reads the group of a match; None where the event lacks a value, so that it belongs to no group."""
+Tags = Callable[[RecordView, str], Sequence[int]]
+
+
+def _group(readers: Sequence[Read]) -> Group:
+    if len(readers) == 1:
+        read = readers[0]
+
+        def one(view: RecordView, rule: str) -> tuple[str, ...] | None:
+            texts = read(view, rule)
             return texts if len(texts) == 1 else (",".join(texts),) if texts else None
+
+        return one
+
+    def several(view: RecordView, rule: str) -> tuple[str, ...] | None:
         found = []
         for read in readers:
             texts = read(view, rule)
@@ -82,16 +93,28 @@ class Plan:
             found.append(",".join(texts))
         return tuple(found)
 
-    def tags(self, reference: int, view: RecordView, rule: str) -> Sequence[int]:
-        """Return what tells matches apart in the window: values that are counted, else the rule."""
-        if not self.values:
-            return (reference,)
-        readers = self.values[reference]
-        if len(readers) == 1:
-            texts = readers[0](view, rule)
+    return several
+
+
+def _tags(readers: Sequence[Read], reference: int) -> Tags:
+    if not readers:
+        tag = (reference,)
+        return lambda _view, _rule: tag
+    if len(readers) == 1:
+        read = readers[0]
+
+        def of_one(view: RecordView, rule: str) -> Sequence[int]:
+            texts = read(view, rule)
             return (_digest(texts[0]),) if len(texts) == 1 else [_digest(text) for text in texts[:MAX_VALUES]]
+
+        return of_one
+
+    def of_several(view: RecordView, rule: str) -> Sequence[int]:
         columns = [read(view, rule)[:MAX_VALUES] for read in readers]
-        return [_digest(msgspec.json.encode(each).decode()) for each in itertools.product(*columns)][:MAX_VALUES]
+        rows = itertools.islice(itertools.product(*columns), MAX_VALUES)
+        return [_digest(msgspec.json.encode(each).decode()) for each in rows]
+
+    return of_several
 
 
 def plan_of(document: upstream.Correlation, *, where: str) -> Plan:
@@ -116,16 +139,14 @@ def plan_of(document: upstream.Correlation, *, where: str) -> Plan:
     span = float(min(document.seconds, MAX_SPAN))
     counted = document.fields if document.type == "value_count" else ()
 
-    def readers(fields: Iterable[str], at: str) -> tuple[tuple[Read, ...], ...]:
-        return tuple(
-            tuple(_reader(document.aliases, field, name, f"{here}.{at}") for field in fields) for name in names
-        )
+    def readers(fields: Iterable[str], name: str, at: str) -> tuple[Read, ...]:
+        return tuple(_reader(document.aliases, field, name, f"{here}.{at}") for field in fields)
 
     return Plan(
         references=names,
         group_by=document.group_by,
-        groups=readers(document.group_by, "group-by"),
-        values=readers(counted, "condition.field") if counted else (),
+        groups=tuple(_group(readers(document.group_by, name, "group-by")) for name in names),
+        tags=tuple(_tags(readers(counted, name, "condition.field"), place) for place, name in enumerate(names)),
         window=_window(document, references, names, span, here),
         span=span,
         timespan=document.timespan,
@@ -204,6 +225,7 @@ def _window(
             lambda seen: holds(len(seen), wanted),
             least=wanted if monotone else 1,
             most=max(wanted, len(names)) + 2,
+            grows=monotone,
         )
     if document.op != "gte" or wanted > len(references):
         raise RuleError(
@@ -253,8 +275,8 @@ def _extended(
     if document.type == "temporal_ordered":
         return Ordered(span, [Chain(tuple(sorted(wanted)), absent) for wanted, absent in ways])
 
-    def holds(seen: Collection[bytes]) -> bool:
-        found = {int.from_bytes(tag, "little") for tag in seen}
+    def holds(seen: Collection[tuple[int]]) -> bool:
+        found = {tag for (tag,) in seen}
         return any(wanted <= found and not absent & found for wanted, absent in ways)
 
     return Distinct(span, holds, least=min(len(wanted) for wanted, _ in ways), most=len(names))

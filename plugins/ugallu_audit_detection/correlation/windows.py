@@ -8,6 +8,7 @@ The state of a group is bytes: it is what a checkpoint keeps, and a group costs 
 """
 
 import math
+from binascii import unhexlify
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from struct import Struct
@@ -58,7 +59,7 @@ def mark_of(audit_id: str) -> Mark:
     """Return what is kept of an audit id: a UUID whole, of other text, which a client chose, 16 characters."""
     if len(audit_id) == 36:
         try:
-            packed = bytes.fromhex(audit_id.replace("-", ""))
+            packed = unhexlify(audit_id.replace("-", ""))
         except ValueError:
             pass
         else:
@@ -90,29 +91,21 @@ class Counting:
         """A state that is smaller holds fewer matches than any window must."""
         self._most = wanted + 2
         """No condition tells more of them apart."""
+        self._full = _AFTER_HEAD + self._most * self._entry.size
 
     def take(
         self, state: bytes, at: float, tags: Sequence[int], mark: Mark, floor: float
     ) -> tuple[bytes, Crossing | None]:
         """See `Window`; the tags do not matter."""
         del tags
-        (crossed,) = _moment(state)
+        crossed = _moment(state)[0]
         if at <= crossed:
             return state, None
         size = self._entry.size
-        place = _place(state, at, size)
-        state = _put(state, place, self._entry.pack(at, mark))
-        cut = max(len(state) - _AFTER_HEAD - self._most * size, 0)
-        while _moment(state, _AFTER_HEAD + cut)[0] < floor - self._span:
-            cut += size
-        if cut:
-            state = state[:_AFTER_HEAD] + state[_AFTER_HEAD + cut :]
-            place = max(place - cut, _AFTER_HEAD)
+        state = _kept(_put(state, at, self._entry.pack(at, mark)), self._full, floor - self._span, size)
         if len(state) < self._least:
             return state, None
-        for end, start, stop in _windows(state, place, at, size, self._span):
-            if end <= crossed + self._span:
-                continue
+        for end, start, stop in _windows(state, at, size, self._span, crossed + self._span):
             count = (stop - start) // size
             if self._holds(count, self._wanted):
                 since, first = self._entry.unpack_from(state, start)
@@ -130,37 +123,45 @@ class Distinct:
     """How many different tags (`value_count`), or which of them (`temporal`)."""
 
     _entry = Struct("<d16sQ")
-    _tag = Struct("<Q")
+    _tags = Struct("<24xQ")
 
-    def __init__(self, span: float, holds: Callable[[Collection[bytes]], bool], *, least: int, most: int) -> None:
+    def __init__(
+        self,
+        span: float,
+        holds: Callable[[Collection[tuple[int]]], bool],
+        *,
+        least: int,
+        most: int,
+        grows: bool = False,
+    ) -> None:
+        """Make one; `grows`: more tags never make the condition fail, so one that is there already changes nothing."""
         self._span = span
         self._holds = holds
-        self._least = least
-        """A window of fewer matches is not asked."""
+        self._grows = grows
+        self._least = least * self._entry.size
+        """A window of fewer matches is not asked; neither is one of a state that is smaller than `_enough`."""
+        self._enough = _AFTER_HEAD + self._least
         self._most = max(64, 4 * most)
+        self._full = _AFTER_HEAD + self._most * self._entry.size
 
     def take(
         self, state: bytes, at: float, tags: Sequence[int], mark: Mark, floor: float
     ) -> tuple[bytes, Crossing | None]:
         """See `Window`; each tag is a match of its own."""
-        (crossed,) = _moment(state)
+        crossed = _moment(state)[0]
         if at <= crossed:
             return state, None
-        size = self._entry.size
+        size, silent, same = self._entry.size, crossed + self._span, self._grows
         for tag in tags:
-            state = self._with(state, at, mark, tag)
-        cut = max(len(state) - _AFTER_HEAD - self._most * size, 0)
-        while _AFTER_HEAD + cut < len(state) and _moment(state, _AFTER_HEAD + cut)[0] < floor - self._span:
-            cut += size
-        if cut:
-            state = state[:_AFTER_HEAD] + state[_AFTER_HEAD + cut :]
-        if len(state) < _AFTER_HEAD + self._least * size:
+            state, known = self._with(state, at, mark, tag, silent)
+            same = same and known
+        state = _kept(state, self._full, floor - self._span, size)
+        if same or len(state) < self._enough:
             return state, None
-        place = _first_at(state, at, size)
-        for end, start, stop in _windows(state, place, at, size, self._span):
-            if end <= crossed + self._span or stop - start < self._least * size:
+        for end, start, stop in _windows(state, at, size, self._span, silent):
+            if stop - start < self._least:
                 continue
-            seen = {state[offset + 24 : offset + size] for offset in range(start, stop, size)}
+            seen = set(self._tags.iter_unpack(state[start:stop]))
             if self._holds(seen):
                 since, first, _ = self._entry.unpack_from(state, start)
                 last = self._entry.unpack_from(state, stop - size)[1]
@@ -172,21 +173,23 @@ class Distinct:
         """See `Window`."""
         return _newest(state, _AFTER_HEAD, self._entry.size)
 
-    def _with(self, state: bytes, at: float, mark: Mark, tag: int) -> bytes:
-        """Return the state with a match more, and without what no window needs.
+    def _with(self, state: bytes, at: float, mark: Mark, tag: int, silent: float) -> tuple[bytes, bool]:
+        """Return the state with a match more, and whether the window before, which was asked, had this tag.
 
-        That is, of three matches with one tag inside a timespan, the one in the middle.
+        What no window needs is left out: of three matches with one tag inside a timespan, the one in the middle.
         """
-        size, entry, wanted = self._entry.size, self._entry.pack(at, mark, tag), self._tag.pack(tag)
-        place = _place(state, at, size)
-        if place < len(state):
-            return self._thinned(_put(state, place, entry), wanted)
-        middle = _same(state, wanted, len(state), size)
-        if middle >= 0:
-            first = _same(state, wanted, middle, size)
-            if first >= 0 and at - _moment(state, first)[0] <= self._span:
-                return state[:middle] + state[middle + size :] + entry
-        return state + entry
+        size, entry, end = self._entry.size, self._entry.pack(at, mark, tag), len(state)
+        wanted = entry[24:]
+        newest = _moment(state, end - size)[0] if end > _AFTER_HEAD else -math.inf
+        if newest > at:
+            return self._thinned(_put(state, at, entry), wanted), False
+        last = _same(state, wanted, end, size)
+        if last < 0 or at - _moment(state, last)[0] > self._span:
+            return state + entry, False
+        first = _same(state, wanted, last, size)
+        if first >= 0 and at - _moment(state, first)[0] <= self._span:
+            state = state[:last] + state[last + size :]
+        return state + entry, newest > silent
 
     def _thinned(self, state: bytes, wanted: bytes) -> bytes:
         size, same, offset = self._entry.size, list[int](), len(state)
@@ -228,13 +231,15 @@ class Ordered:
         """Where begun chains start, and the newest of each match that must be absent."""
         self._nothing = self._progress.pack(*(-math.inf, b"") * starts, *(-math.inf,) * len(absent))
         self._newest = [(1 << tag, 2 * starts + place) for place, tag in enumerate(absent)]
-        self._chains = []
+        self._steps: list[tuple[int, int, int, tuple[int, list[int], int]]] = []
+        """Of each chain from the last step to the first, so that no event is two: tag, whence, where to, the chain."""
         offset = 0
         for chain in chains:
             places = [offset + 2 * step for step in range(len(chain.steps) - 1)]
-            steps = zip((1 << tag for tag in chain.steps), (-1, *places), (*places, -1), strict=True)
             spoilers = [2 * starts + absent.index(tag) for tag in chain.absent]
-            self._chains.append((tuple(reversed(list(steps))), spoilers, sum(1 << tag for tag in chain.absent)))
+            ends = (len(chain.steps), spoilers, sum(1 << tag for tag in chain.absent))
+            steps = zip((1 << tag for tag in chain.steps), (-1, *places), (*places, -1), strict=True)
+            self._steps += [(tag, before, after, ends) for tag, before, after in reversed(list(steps))]
             offset += 2 * len(places)
         # Head, up to when all is settled, progress as settled, progress as of now, matches that are not settled.
         self._settled = _AFTER_HEAD + 8
@@ -245,26 +250,24 @@ class Ordered:
         self, state: bytes, at: float, tags: Sequence[int], mark: Mark, floor: float
     ) -> tuple[bytes, Crossing | None]:
         """See `Window`; the tags are those of one event, which is one step of a chain and never two."""
-        (crossed,) = _moment(state)
+        crossed = _moment(state)[0]
         if len(state) == _AFTER_HEAD:
             state += _head(crossed) + self._nothing + self._nothing
         if at <= crossed or at < _moment(state, _AFTER_HEAD)[0]:
             return state, None
-        size = self._entry.size
+        size, end = self._entry.size, len(state)
         mask = 1 << tags[0] if len(tags) == 1 else sum(1 << tag for tag in set(tags))
-        place = _place(state, at, size, self._begin)
-        late = place < len(state)
-        state = _put(state, place, self._entry.pack(at, mark, mask))
-        progress = list(self._progress.unpack_from(state, self._settled if late else self._now))
-        first = self._begin if late else place
-        for offset in range(first, len(state), size):
-            end, last, seen = self._entry.unpack_from(state, offset) if late else (at, mark, mask)
-            for count, since, start in self._step(progress, end, last, seen, state[offset + size :]):
-                if offset >= place and end > crossed + self._span:
-                    rest = state[_first_after(state, end, size, begin=self._begin) :]
-                    found = Crossing(end, count, more=False, since=since, first=start, last=last)
-                    return self._anew(end, rest), found
-        state = state[: self._now] + self._progress.pack(*progress) + state[self._begin :]
+        entry = self._entry.pack(at, mark, mask)
+        if end == self._begin or _moment(state, end - size)[0] <= at:
+            progress = list(self._progress.unpack_from(state, self._now))
+            for count, since, start in self._step(progress, at, mark, mask, b""):
+                if at > crossed + self._span:
+                    return self._anew(at, b""), Crossing(at, count, more=False, since=since, first=start, last=mark)
+            state = state[: self._now] + self._progress.pack(*progress) + state[self._begin :] + entry
+        else:
+            state, found = self._late(_put(state, at, entry, self._begin), at, crossed)
+            if found is not None:
+                return state, found
         oldest = _moment(state, self._begin)[0]
         if oldest < floor or len(state) > self._begin + MAX_RECENT * size:
             state = self._fold(state, floor)
@@ -274,28 +277,41 @@ class Ordered:
         """See `Window`."""
         return _newest(state, self._begin, self._entry.size)
 
+    def _late(self, state: bytes, at: float, crossed: float) -> tuple[bytes, Crossing | None]:
+        """Take all unsettled steps again, one of which came late and is in its place; return what `take` does."""
+        size = self._entry.size
+        progress = list(self._progress.unpack_from(state, self._settled))
+        for offset in range(self._begin, len(state), size):
+            end, last, seen = self._entry.unpack_from(state, offset)
+            for count, since, start in self._step(progress, end, last, seen, state[offset + size :]):
+                if end >= at and end > crossed + self._span:
+                    rest = state[_first_after(state, end, size, begin=self._begin) :]
+                    return self._anew(end, rest), Crossing(end, count, more=False, since=since, first=start, last=last)
+        return state[: self._now] + self._progress.pack(*progress) + state[self._begin :], None
+
     def _step(
         self, progress: list[Any], end: float, mark: Mark, seen: int, later: bytes
-    ) -> Iterator[tuple[int, float, Mark]]:
-        """Let one event take each chain one step further; yield the chains that it ends: length, start, its mark."""
+    ) -> Sequence[tuple[int, float, Mark]]:
+        """Let one event take each chain one step further; return the chains that it ends: length, start, its mark."""
         for tag, place in self._newest:
             if seen & tag:
                 progress[place] = end
         oldest = end - self._span
-        for steps, spoilers, spoiling in self._chains:
-            # From the last step to the first, so that no event is two; a chain that has not begun starts at -inf.
-            for tag, before, after in steps:
-                if not seen & tag:
-                    continue
-                since, start = (progress[before], progress[before + 1]) if before >= 0 else (end, mark)
-                if after >= 0:
-                    progress[after], progress[after + 1] = since, start
-                elif (
-                    since >= oldest
-                    and not any(progress[place] >= oldest for place in spoilers)
-                    and not (spoiling and self._spoilt(spoiling, end, later))
-                ):
-                    yield len(steps), since, start
+        ended: list[tuple[int, float, Mark]] = []
+        for tag, before, after, (length, spoilers, spoiling) in self._steps:
+            if not seen & tag:
+                continue
+            # A chain that has not begun starts at -inf.
+            since, start = (progress[before], progress[before + 1]) if before >= 0 else (end, mark)
+            if after >= 0:
+                progress[after], progress[after + 1] = since, start
+            elif (
+                since >= oldest
+                and not any(progress[place] >= oldest for place in spoilers)
+                and not (spoiling and self._spoilt(spoiling, end, later))
+            ):
+                ended.append((length, since, start))
+        return ended
 
     def _spoilt(self, spoiling: int, end: float, later: bytes) -> bool:
         """Whether a match that must be absent follows at the same moment."""
@@ -310,8 +326,7 @@ class Ordered:
             end, mark, seen = self._entry.unpack_from(state, offset)
             if end >= floor and len(state) - offset <= MAX_RECENT * size:
                 break
-            for _ in self._step(progress, end, mark, seen, b""):
-                pass
+            self._step(progress, end, mark, seen, b"")
             settled, offset = end, offset + size
         begun = self._progress.pack(*progress)
         return state[:_AFTER_HEAD] + _head(settled) + begun + state[self._now : self._begin] + state[offset:]
@@ -320,24 +335,27 @@ class Ordered:
         """Return the state after a crossing: only the matches behind it are left."""
         progress = list(self._progress.unpack(self._nothing))
         for moment, mark, seen in self._entry.iter_unpack(rest):
-            for _ in self._step(progress, moment, mark, seen, b""):
-                pass
+            self._step(progress, moment, mark, seen, b"")
         return _head(end) + _head(end) + self._nothing + self._progress.pack(*progress) + rest
 
 
 # Matches in a state: entries of one size that begin with their time, oldest first
 
 
-def _put(state: bytes, place: int, entry: bytes) -> bytes:
+def _put(state: bytes, at: float, entry: bytes, begin: int = _AFTER_HEAD) -> bytes:
+    """Return the state with an entry of this time behind all that are not later."""
+    place, size = len(state), len(entry)
+    while place > begin and _moment(state, place - size)[0] > at:
+        place -= size
     return state + entry if place == len(state) else state[:place] + entry + state[place:]
 
 
-def _place(state: bytes, at: float, size: int, begin: int = _AFTER_HEAD) -> int:
-    """Return where a match at this time belongs: behind all that are not later."""
-    place = len(state)
-    while place > begin and _moment(state, place - size)[0] > at:
-        place -= size
-    return place
+def _kept(state: bytes, full: int, oldest: float, size: int) -> bytes:
+    """Return the state without the matches that no window needs: those before `oldest`, and what is more than full."""
+    cut = len(state) - full if len(state) > full else 0
+    while _moment(state, _AFTER_HEAD + cut)[0] < oldest:
+        cut += size
+    return state[:_AFTER_HEAD] + state[_AFTER_HEAD + cut :] if cut else state
 
 
 def _first_at(state: bytes, moment: float, size: int) -> int:
@@ -357,14 +375,20 @@ def _first_after(state: bytes, moment: float, size: int, *, begin: int) -> int:
     return offset
 
 
-def _windows(state: bytes, place: int, at: float, size: int, span: float) -> Iterable[tuple[float, int, int]]:
-    """Return the windows that a match at this time is in: when each ends, where its matches begin and end."""
-    if _moment(state, len(state) - size)[0] <= at:
-        return ((at, _first_at(state, at - span, size), len(state)),)
-    return _later_windows(state, place, at, size, span)
+def _windows(state: bytes, at: float, size: int, span: float, silent: float) -> Iterable[tuple[float, int, int]]:
+    """Return the windows that a match at this time is in and that end after the silence.
+
+    That is when each ends, and where its matches begin and end.
+    """
+    if _moment(state, len(state) - size)[0] > at:
+        return _later_windows(state, at, size, span, silent)
+    if at <= silent:
+        return ()
+    return ((at, _first_at(state, at - span, size), len(state)),)
 
 
-def _later_windows(state: bytes, place: int, at: float, size: int, span: float) -> Iterator[tuple[float, int, int]]:
+def _later_windows(state: bytes, at: float, size: int, span: float, silent: float) -> Iterator[tuple[float, int, int]]:
+    place = _first_at(state, at, size)
     while place < len(state):
         (end,) = _moment(state, place)
         if end - span > at:
@@ -372,7 +396,8 @@ def _later_windows(state: bytes, place: int, at: float, size: int, span: float) 
         stop = place + size
         while stop < len(state) and _moment(state, stop)[0] == end:
             stop += size
-        yield end, _first_at(state, end - span, size), stop
+        if end > silent:
+            yield end, _first_at(state, end - span, size), stop
         place = stop
 
 

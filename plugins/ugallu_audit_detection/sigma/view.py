@@ -30,7 +30,10 @@ _texts = msgspec.json.Decoder(dict[str, str] | None)
 _addresses = msgspec.json.Decoder(tuple[str, ...] | None)
 _BACKSLASH = ord("\\")
 _list = re.compile(rb"\s*\[").match
-MAX_CALLERS = 4096
+MAX_CALLERS = 4 << 20
+"""Bytes of all callers that are remembered, as JSON: ten thousand or more. Then they are forgotten and learned anew."""
+MAX_FAMILIAR = 4096
+"""Answers, and annotations, that are remembered."""
 MAX_ANSWER = 64
 """Bytes. What is longer has a message, and is seldom seen twice."""
 MAX_NOTES = 512
@@ -70,8 +73,19 @@ class Callers:
 
     def __init__(self) -> None:
         self.known: dict[bytes, AuditUser | None] = {}
+        self._bytes = 0
         self.answers: dict[bytes, AuditResponse] = {}
         self.notes: dict[bytes, dict[str, str]] = {}
+
+    def remember(self, key: bytes, caller: AuditUser | None) -> None:
+        """Keep a caller, unless it is so long that few would fit."""
+        if len(key) > MAX_KEY:
+            return
+        self._bytes += len(key)
+        if self._bytes > MAX_CALLERS:
+            self.known.clear()
+            self._bytes = len(key)
+        self.known[key] = caller
 
 
 T = TypeVar("T")
@@ -147,10 +161,8 @@ class RecordView:
             caller: AuditUser | None = _user.decode(key)
         except BROKEN:
             caller = salvaged(body_of(key)[1], AuditUser)
-        if callers is not None and len(key) <= MAX_KEY:
-            if len(callers.known) >= MAX_CALLERS:
-                callers.known.clear()
-            callers.known[key] = caller
+        if callers is not None:
+            callers.remember(key, caller)
         return caller
 
     @part
@@ -162,7 +174,7 @@ class RecordView:
         answers, key = self._callers.answers, bytes(raw)
         answer = answers.get(key)
         if answer is None:
-            if len(answers) >= MAX_CALLERS:
+            if len(answers) >= MAX_FAMILIAR:
                 answers.clear()
             answer = answers[key] = self._decoded(_response, raw, AuditResponse) or UNANSWERED
         return answer
@@ -176,7 +188,7 @@ class RecordView:
         known, key = self._callers.notes, bytes(raw)
         notes = known.get(key)
         if notes is None:
-            if len(known) >= MAX_CALLERS:
+            if len(known) >= MAX_FAMILIAR:
                 known.clear()
             notes = known[key] = self._decoded(_texts, raw, dict[str, str]) or {}
         return notes
