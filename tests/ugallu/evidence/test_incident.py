@@ -1,5 +1,6 @@
 """Exported incidents: what is whole holds; whatever is changed, swapped, taken out or put in is told by its name."""
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 
 from ugallu.api.meta import ObjectReference
 from ugallu.errors import PermanentError, TransientError
+from ugallu.evidence import custody, guide
 from ugallu.evidence import folder as folders
-from ugallu.evidence import guide
 from ugallu.evidence.export import About, Exporter
 from ugallu.evidence.folder import MANIFEST, SUMS, Asked, Manifest, Said, Writer
-from ugallu.evidence.incident import FORENSICS, Judgement, judge, trust_of
+from ugallu.evidence.incident import FORENSICS, Judgement, chunks, judge, trust_of
 from ugallu.evidence.ports import PublicKey, Stored
 from ugallu.evidence.trust import Trust
 from ugallu.testing.exporting import Shelf, event, export, response
@@ -402,6 +403,33 @@ def test_whatever_is_read_is_a_manifest_or_an_error_of_ours(content: bytes) -> N
     except PermanentError:
         return
     assert folders.read(folders.write(manifest)) == manifest
+
+
+steps = st.builds(
+    custody.Step, at=st.text(max_size=5), of=st.text(max_size=5), what=st.text(max_size=5), proven=st.booleans()
+)
+
+
+@settings(max_examples=100)
+@given(st.lists(steps, max_size=4))
+def test_steps_are_read_as_they_were_written(made: list[custody.Step]) -> None:
+    """Whatever people are called."""
+    assert sorted(custody.read(custody.write(made))) == sorted(made)
+
+
+documents = st.dictionaries(
+    st.sampled_from(["chunks", "url", "sha256", "at", "of", "what", "size"]), values, max_size=4
+)
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=200) | (documents | st.lists(documents, max_size=3)).map(lambda d: json.dumps(d).encode()))
+def test_lists_of_captures_and_steps_are_read_or_refused(content: bytes) -> None:
+    """Whatever is given: what a forensics manifest lists, what a custody file says, or our own error."""
+    with contextlib.suppress(PermanentError):
+        assert all(ref.url is not None for ref in chunks(content))
+    with contextlib.suppress(PermanentError):
+        assert custody.read(content) is not None
 
 
 names = st.sampled_from(["a", "b/c", "b/d", "e/f/g", "h"])
