@@ -63,6 +63,19 @@ def test_groups_do_not_mix() -> None:
     assert len(said(made, *(record_at(20 + n) for n in range(3)))) == 1
 
 
+def test_values_of_several_fields_are_bounded() -> None:
+    """An event with forty values in each of four fields counts with some of the millions of ways to join them."""
+    lists = {
+        "user": {"username": "alice", "groups": [f"g{n}" for n in range(40)], "extra": {"x": [str(n) for n in range(40)]}},
+        "impersonatedUser": {"username": "bob", "groups": [f"g{n}" for n in range(40)]},
+        "sourceIPs": [f"10.0.0.{n}" for n in range(40)],
+    }  # fmt: skip
+    fields = ["user.groups", "user.extra.x", "impersonatedUser.groups", "sourceIPs[]"]
+    condition = {"gte": 60, "field": fields}
+    (found,) = said(engine(it=correlation_spec(type="value_count", condition=condition)), record_at(0, **lists))
+    assert found.signals["correlation.count"] == "64"
+
+
 def test_a_window_holds_both_its_ends_and_nothing_else() -> None:
     """Sixty seconds from first to last is within a minute, a microsecond more is not."""
     assert len(said(engine(it=correlation_spec()), record_at(0), record_at(30), record_at(60))) == 1

@@ -13,7 +13,7 @@ from ugallu_audit_detection.sigma.errors import Reason, RuleError
 from ugallu_audit_detection.sigma.match import Matcher
 from ugallu_audit_detection.sigma.objects import MAX_NODES, MAX_STEPS, projected
 from ugallu_audit_detection.sigma.pattern import any_regex
-from ugallu_audit_detection.sigma.view import RecordView
+from ugallu_audit_detection.sigma.view import MAX_CALLERS, Callers, RecordView
 
 EMIT = SigmaEmit(security_event_type="KubernetesAPICall", severity="low")  # type: ignore[arg-type]
 
@@ -530,3 +530,18 @@ def test_decoding_a_large_body_is_no_expense_of_a_rule() -> None:
 
     assert budget.spent([(asked, decoding)], RecordView(record(requestObject={"a": "x"}))) == [asked]
     assert not budget.overruns
+
+
+def test_callers_are_remembered_by_their_bytes() -> None:
+    """Ten thousand of an ordinary cluster stay; a flood of invented ones takes no more room than that."""
+    callers = Callers()
+
+    def meet(count: int, groups: list[str]) -> None:
+        for number in range(count):
+            raw = msgspec.Raw(json.dumps({"username": f"u{number}", "groups": groups}).encode())
+            assert RecordView(AuditRecord(user=raw), callers).user.username == f"u{number}"
+
+    meet(10_000, ["x" * 200])
+    assert len(callers.known) == 10_000
+    meet(3_000, ["y" * 2000])
+    assert sum(map(len, callers.known)) <= MAX_CALLERS

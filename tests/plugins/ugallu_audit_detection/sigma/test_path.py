@@ -1,6 +1,7 @@
 """Paths name the same values whether the body is decoded or read from its bytes, and whatever stands in it."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from ugallu.testing.rules_reference import dotted_values, native_path
 from ugallu_audit_detection.sigma.errors import RuleError
-from ugallu_audit_detection.sigma.path import crossing, dotted, json_path, walk
-from ugallu_audit_detection.sigma.peek import peek, peek_crossing
+from ugallu_audit_detection.sigma.path import EACH, MAX_VALUES, crossing, dotted, json_path, walk
+from ugallu_audit_detection.sigma.peek import peek, peek_all, peek_crossing
 
 keys = st.sampled_from(["a", "b", "a.b", "a.b.c", "c", "é"])
 bodies = st.recursive(
@@ -31,6 +32,23 @@ def test_native_paths_agree(path: str, body: Any) -> None:
     want = native_path(path, body)
     assert walk(steps)(body) == want
     assert peek(steps)(json.dumps(body).encode()) == want
+
+
+@settings(max_examples=200, deadline=None)
+@given(paths=st.lists(native, min_size=1, max_size=5), body=bodies)
+def test_several_paths_are_read_in_one_pass(paths: list[str], body: Any) -> None:
+    """Each finds what it finds alone, also where one ends on the way of another."""
+    steps = [json_path("$" + path, where="test").steps for path in paths]
+    assert peek_all(steps)(json.dumps(body).encode()) == [native_path(path, body) for path in paths]
+
+
+@pytest.mark.parametrize("look", [peek(("a", EACH)), peek_crossing(("a",))])
+def test_a_list_without_end_is_left_to_the_decoder(look: Callable[[bytes], list[Any]]) -> None:
+    """The walk stops at a bound; a look at the bytes has none, so it must not be asked."""
+    body = {"a": list(range(MAX_VALUES + 10))}
+    with pytest.raises(msgspec.DecodeError):
+        look(json.dumps(body).encode())
+    assert len(walk(("a", EACH))(body)) == MAX_VALUES
 
 
 @settings(max_examples=200, deadline=None)
