@@ -64,6 +64,8 @@ def test_the_rules_are_rules(tmp_path: Path) -> None:
 def test_alerts_fire_when_they_should_and_stop(tmp_path: Path) -> None:
     """Series that somebody must hear of, and some that are no reason to wake anybody; each with its one-line summary."""
     groups = shipped()
+    for group in groups:
+        group["interval"] = "1m"  # as the series: twice as often finds nothing more, and takes twice as long
     for rule in (rule for group in groups for rule in group["rules"]):
         # What to do stays the same whatever the labels: only the summary is a template worth a test.
         rule["annotations"] = {"summary": rule["annotations"]["summary"]}

@@ -67,7 +67,7 @@ def _rose(selector: str, window: str, by: str) -> str:
     Where it is for the first time, too. Pods come and go under other names, so they are added up first.
     """
     now = f"sum by ({by}) ({selector})"
-    return f"{now} > (max_over_time(({now})[2h:1m] offset {window}) or 0 * {now})"
+    return f"{now} > (max_over_time(({now})[2h:5m] offset {window}) or 0 * {now})"
 
 
 _WHO: Final = "{{ $labels.operator }}{{ with $labels.pod }} in {{ . }}{{ end }}"

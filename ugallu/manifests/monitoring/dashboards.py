@@ -384,13 +384,13 @@ BOOKS: Final = Dashboard(
     (
         _stat(
             "Received in 24 h",
-            'sum(delta(ugallu_books_events{account="received"}[24h]))',
+            'sum(delta(ugallu_books_events{account="received"}[24h])) or vector(0)',
             "Audit events, by the loss ledger.",
         ),
         _stat(
             "Not accounted for",
             'abs(sum(ugallu_books_events{account="received"}) '
-            '- sum(ugallu_books_events{account=~"parsed|rejected|duplicate"}))',
+            '- sum(ugallu_books_events{account=~"parsed|rejected|duplicate"})) or vector(0)',
             "Received events that are neither parsed nor rejected nor duplicates.",
             red_from=1,
         ),
