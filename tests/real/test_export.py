@@ -37,7 +37,7 @@ from ugallu.testing.harness import running
 pytestmark = pytest.mark.real
 
 Cosign = Callable[..., subprocess.CompletedProcess[str]]
-EVENTS = 32
+EVENTS = 24
 """More than are sealed alone at once: the rest shares a statement."""
 
 

@@ -358,6 +358,28 @@ def test_a_role_at_rest_asks_less_than_once_a_second(installed: Installed, kind:
     assert len(asked) - len(writes) < 20 + 2 * len(made), times
 
 
+def test_what_ttl_collected_is_exported_from_its_archive(installed: Installed, tmp_path: Path) -> None:
+    """An event and the response to it that are gone from the cluster: the archive has them, and what proves them."""
+    found = subprocess.run(
+        [sys.executable, "-m", "ugallu", "export", tmp_path / "e", "--archived", "--since", "2026-01-01T00:00:00Z",
+         "--kubeconfig", installed.api.kubeconfig, "--state", installed.folder / "ttl"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    facts = json.loads((tmp_path / "e" / "manifest.json").read_text())["facts"]
+    collected = {fact["kind"]: fact for fact in facts if fact.get("archived")}
+    assert set(collected) == {"SecurityEvent", "EventResponse"}, found.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "ugallu", "verify", tmp_path / "e", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = {fact["uid"]: fact["ok"] for fact in json.loads(done.stdout)["facts"]}
+    assert {told[fact["uid"]] for fact in collected.values()} == {True}
+
+
 def test_doctor_finds_the_cluster_well(installed: Installed) -> None:
     """Kinds and policies are ours, the clock agrees; that no Pod of ours runs here is said, with the line that mends it."""
     done = subprocess.run(

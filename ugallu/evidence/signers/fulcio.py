@@ -67,10 +67,12 @@ class FulcioSigner:
         clock: Clock,
         *,
         issuer: str = "",
+        identity: Identity | None = None,
         told: Callable[[dt.datetime], None] = lambda _: None,
     ) -> None:
         """Take the identity from the token, which must be of `issuer`, if that is given.
 
+        `identity` is who the token stands for when that is no ServiceAccount.
         `told` learns when each certificate ends.
         Raises `PermanentError` for a token that cannot be used. Nothing is asked yet.
         """
@@ -88,11 +90,11 @@ class FulcioSigner:
                 where=str(token.path),
                 fix="set spec.fulcio.issuer to the cluster's issuer",
             )
-        if not claims.kubernetes_name:
+        if identity is None and not claims.kubernetes_name:
             raise PermanentError(
                 "the token is of no ServiceAccount", where=str(token.path), fix="project the attestor's own token"
             )
-        self._identity = Identity(claims.kubernetes_name, claims.iss)
+        self._identity = identity or Identity(claims.kubernetes_name, claims.iss)
 
     @property
     def mode(self) -> str:

@@ -7,12 +7,14 @@ import base64
 import binascii
 import datetime as dt
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from ugallu.errors import PermanentError, TransientError
 from ugallu.settings import Secret
+
+T = TypeVar("T")
 
 MAX_BYTES: Final = 64 << 10
 _ACCOUNT: Final = "system:serviceaccount:"
@@ -70,7 +72,7 @@ class TokenFile:
         except OSError as error:
             raise TransientError(f"cannot be read: {error.strerror}", where=where) from error
         text = content.decode("ascii", "replace").strip()
-        claims = _claims(text, where)
+        claims = claims_of(text, Claims, where)
         if audience and audience not in claims.audiences:
             raise PermanentError(
                 f"the token is not for the audience {audience!r}",
@@ -82,12 +84,13 @@ class TokenFile:
         return Token(text, claims)
 
 
-def _claims(text: str, where: str) -> Claims:
+def claims_of(text: str, shape: type[T], where: str = "token") -> T:
+    """Return what a token says of itself, in this shape; raises `PermanentError` for what is no token."""
     _, _, rest = text[:MAX_BYTES].partition(".")
     middle = rest.partition(".")[0]
     try:
         middle += "=" * (-len(middle) % 4)
-        return msgspec.json.decode(base64.b64decode(middle, altchars=b"-_", validate=True), type=Claims)
+        return msgspec.json.decode(base64.b64decode(middle, altchars=b"-_", validate=True), type=shape)
     except (ValueError, binascii.Error, msgspec.DecodeError):
         # The library's own error may quote the token.
         raise PermanentError("holds no token (JWT)", where=where, fix="project a ServiceAccount token") from None
