@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.faults.remote import Points, Shape
+from tests.faults.remote import Points
 from ugallu.api.bundle import SigningMode
+from ugallu.testing.afar import Shape
 from ugallu.testing.trouble import Strike
 
 pytestmark = pytest.mark.faults
@@ -19,7 +20,7 @@ HOURS = 40_000.0
 @pytest_asyncio.fixture
 async def points(tmp_path: Path) -> AsyncIterator[Points]:
     """Points of one seed."""
-    async with Points(11, tmp_path).ready() as made:
+    async with Points.ready(11, tmp_path) as made:
         yield made
 
 

@@ -34,6 +34,12 @@ class FullError(TransientError):
     reason: ClassVar[str] = "StoreFull"
 
 
+class KeyGoneError(PermanentError):
+    """The key that is to sign is not there any more; nothing else signs in its place."""
+
+    reason: ClassVar[str] = "SigningKeyGone"
+
+
 class CredentialsError(RefusedError):
     """A service does not accept our credentials: missing, wrong, expired, or not allowed to do this."""
 

@@ -8,7 +8,7 @@ import datetime as dt
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from ugallu.cluster.port import Cluster, ForbiddenError, OutdatedError, UnavailableError
 from ugallu.cluster.through import WRITES, Asked, Through
@@ -276,7 +276,7 @@ class TroubledCluster(Through):
     """An API server that fails by plan: its writes, and the reads of single objects."""
 
     def __init__(
-        self, cluster: Cluster, trouble: Callable[[], Trouble], told: Callable[[Asked, Any], Awaitable[None]]
+        self, cluster: Cluster, trouble: Callable[[], Trouble], told: Callable[[Asked], Awaitable[None]]
     ) -> None:
         """`told` sees what was written."""
         super().__init__(cluster)
@@ -294,7 +294,8 @@ class TroubledCluster(Through):
 
         async def watched() -> T:
             done = await effect()
-            await self._told(asked, done)
+            if asked.verb in WRITES:
+                await self._told(asked)
             return done
 
         what = f"{asked.verb} {asked.kind.kind_info.name}"

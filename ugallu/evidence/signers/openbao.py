@@ -22,7 +22,7 @@ from ugallu.evidence import keys
 from ugallu.evidence.dsse import pae
 from ugallu.evidence.encoding import b64
 from ugallu.evidence.files import make_directory, sync_directory, write_durably
-from ugallu.evidence.ports import Envelope, IntegrityError, PublicKey
+from ugallu.evidence.ports import Envelope, IntegrityError, KeyGoneError, PublicKey
 from ugallu.evidence.signers.token import TokenFile
 from ugallu.net.ask import Peer, Reply, failed
 from ugallu.settings import Secret
@@ -300,7 +300,7 @@ class TransitSigner:
             return
         reply = await self._session.ask("GET", f"/v1/{self._path}")
         if reply.status == 404:
-            raise PermanentError(
+            raise KeyGoneError(
                 f"there is no transit key at {self._path}", where=self._client.host, fix="create it, or restore it"
             )
         if reply.status != 200:

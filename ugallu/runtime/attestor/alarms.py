@@ -7,12 +7,14 @@ from ugallu.api.catalog import CATALOGUE, EventType
 from ugallu.api.observation import Finding
 from ugallu.api.subject import ExternalKind, external
 from ugallu.clock import Clock
-from ugallu.errors import UgalluError
-from ugallu.evidence.ports import FullError, IntegrityError, UnprovenError, reason_of
+from ugallu.errors import RefusedError, UgalluError
+from ugallu.evidence.ports import FullError, IntegrityError, KeyGoneError, UnprovenError, reason_of
 
 VIOLATION: Final = CATALOGUE["WORMIntegrityViolation"]
 FULL: Final = CATALOGUE["WORMQuotaExceeded"]
-EMITS: Final = (VIOLATION, FULL)
+KEY: Final = CATALOGUE["KeyRotationEmergency"]
+UNAVAILABLE: Final = CATALOGUE["AttestorUnavailable"]
+EMITS: Final = (VIOLATION, FULL, KEY, UNAVAILABLE)
 AGAIN: Final = 3600.0
 """Seconds for which a cause that was told is not told again."""
 
@@ -28,11 +30,18 @@ class Alarms:
         self._told: dict[str, float] = {}
 
     async def failed(self, where: str, error: UgalluError) -> None:
-        """Tell of an error met in a stage or a check, if it says that evidence was changed or is not kept."""
+        """Tell of an error met in a stage or a check, if a person must look: what passes by itself is in the status.
+
+        Evidence was changed or is not kept; there is no room; nobody lets us; the key that signs is not there any more.
+        """
         if isinstance(error, IntegrityError | UnprovenError):
             await self._once(VIOLATION, where, reason_of(error), str(error))
         elif isinstance(error, FullError):
             await self._once(FULL, where, reason_of(error), str(error))
+        elif isinstance(error, RefusedError):
+            await self._once(UNAVAILABLE, where, reason_of(error), str(error))
+        elif isinstance(error, KeyGoneError):
+            await self._once(KEY, where, reason_of(error), str(error))
 
     async def filling(self, store: str, percent: int, limit: int) -> None:
         """Tell that a store is fuller than it should be."""

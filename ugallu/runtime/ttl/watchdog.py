@@ -19,12 +19,13 @@ from ugallu.metrics import Metrics
 from ugallu.runtime.ttl.expiry import Now
 from ugallu.runtime.ttl.facts import parent_of
 from ugallu.runtime.ttl.family import Families
-from ugallu.runtime.ttl.health import Outage, Seen, outage, reminder
+from ugallu.runtime.ttl.health import Outage, Seen, Sign, outage, reminder
 
 LEASE: Final = "ugallu-attestor-leader"
 EVERY: Final = 60.0
 UNAVAILABLE: Final = CATALOGUE["AttestorUnavailable"]
 RECOVERED: Final = CATALOGUE["AttestorRecovered"]
+_OURS: Final = tuple(f"attestor-{sign.value}-" for sign in Sign)
 _ATTESTOR: Final = external(ExternalKind.ENDPOINT, "ugallu-attestor", source="ugallu-ttl-watchdog")
 
 
@@ -141,9 +142,12 @@ class Watchdog:
         )
 
     def _unanswered(self) -> set[str]:
-        """Return the outages that were told of and not yet called over, by correlation id."""
+        """Return the outages that were told of here and not yet called over, by correlation id.
+
+        The attestor tells by itself that somebody refuses it; whether that is over is not seen from here.
+        """
         told: dict[str, set[str]] = {UNAVAILABLE.name: set(), RECOVERED.name: set(self._over)}
         for event in self._families.events.items():
-            if event.spec.type in told:
+            if event.spec.type in told and event.spec.correlation_id.startswith(_OURS):
                 told[event.spec.type].add(event.spec.correlation_id)
         return told[UNAVAILABLE.name] - told[RECOVERED.name]

@@ -13,6 +13,7 @@ from ugallu.api.event import SecurityEvent, SecurityEventSpec
 from ugallu.api.meta import Metadata
 from ugallu.api.observation import Finding
 from ugallu.api.platform import TTLConfig
+from ugallu.api.subject import ExternalKind, external
 from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.port import Cluster
 from ugallu.cluster.through import Through
@@ -20,7 +21,7 @@ from ugallu.metrics import Metrics
 from ugallu.runtime.ttl.expiry import Now
 from ugallu.runtime.ttl.family import Families
 from ugallu.runtime.ttl.health import Outage, Sign, reminder
-from ugallu.runtime.ttl.watchdog import LEASE, Watchdog
+from ugallu.runtime.ttl.watchdog import LEASE, UNAVAILABLE, Watchdog
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import memory_cluster, running_cache
 from ugallu.testing.evidence import make_event
@@ -188,3 +189,17 @@ def test_the_date_of_an_outage_is_its_own() -> None:
     since = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     found = Outage(Sign.LEASE, since, "x")
     assert [reminder(found, since + dt.timedelta(minutes=m)) for m in (-5, 5, 59, 61, 185)] == [0, 0, 0, 1, 3]
+
+
+async def test_what_the_attestor_says_of_itself_is_not_called_over_here() -> None:
+    """That a service refuses it is told by the attestor, and nothing that is seen from here says that it was let in again."""
+    async with desk() as at:
+        await at.renew()
+        who = external(ExternalKind.ENDPOINT, "ugallu-attestor", source="ugallu-attestor")
+        refused = Finding(
+            UNAVAILABLE, who, key="x", detected_at=at.clock.now(), correlation="attestor-sign-unauthorized"
+        )
+        await at.submit(refused)
+        await at.clock.advance(60)
+        await at.renew()
+        assert await at.look() == []
