@@ -114,21 +114,17 @@ def main() -> None:
         Way("shared", args.count, under_way=4096),
         Way("backlog", 5 * args.count if args.backlog is None else args.backlog),
     ]
-    for bucket in _buckets(args.s3):
-        for way in ways:
-            if way.count and way.name in (args.only or [way.name]):
-                _apart(way, bucket, args.folder)
-
-
-def _buckets(kind: str | None) -> Iterator[Bucket | None]:
-    yield None
-    if kind is not None:
+    ways = [way for way in ways if way.count and way.name in (args.only or [way.name])]
+    for way in ways:
+        _apart(way, None, args.folder)
+    if args.s3:
         from tests.rig.s3 import ACCESS_KEY, KINDS, SECRET_KEY, S3Server
 
-        with S3Server(KINDS[kind]) as server:
-            bucket = Bucket(server.endpoint, server.name(), ACCESS_KEY, SECRET_KEY)
-            anyio.run(_make_bucket, bucket)
-            yield bucket
+        with S3Server(KINDS[args.s3]) as server:
+            for way in ways:
+                bucket = Bucket(server.endpoint, server.name(), ACCESS_KEY, SECRET_KEY)
+                anyio.run(_make_bucket, bucket)
+                _apart(way, bucket, args.folder)
 
 
 async def _make_bucket(bucket: Bucket) -> None:

@@ -70,7 +70,7 @@ class Enqueue:
             await confirm_in(self._ports.store, lambda b, s: self._ports.check(b, subject=s), bundle)
             # Whoever sealed it died before: once the event says so, nobody comes by again.
             await self._ports.store.drop(Keys(bundle.metadata.uid).draft)
-            await attest(self._cluster, bundle, event)
+            await attest(self._cluster, bundle, bundle.status.statement_digest, event)
 
 
 class EnqueueResponses:

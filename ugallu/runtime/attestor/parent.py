@@ -76,19 +76,22 @@ def is_attested(event: SecurityEvent | EventMark) -> bool:
     return event.status.phase in (EventPhase.ATTESTED, EventPhase.ARCHIVED)
 
 
-async def attest(cluster: Cluster, bundle: AttestationBundle, event: SecurityEvent | EventMark) -> None:
-    """Say in the event's status that it is attested, unless it says so already or is gone."""
+async def attest(
+    cluster: Cluster, bundle: AttestationBundle | BundleMark, digest: str, event: SecurityEvent | EventMark
+) -> None:
+    """Say in the event's status that it is attested, unless it says so already or is gone.
+
+    `digest` is that of the statement which the bundle is sealed with.
+    """
     if is_attested(event):
         return
     changes = {
         "phase": EventPhase.ATTESTED,
-        "attestationDigest": bundle.status.statement_digest,
+        "attestationDigest": digest,
         "attestationBundleRef": msgspec.to_builtins(bundle.ref),
     }
     try:
-        await cluster.patch_status(
-            SecurityEvent, event.metadata.name, changes, when=Preconditions(uid=event.metadata.uid)
-        )
+        await cluster.patch_status(EventMark, event.metadata.name, changes, when=Preconditions(uid=event.metadata.uid))
     except (NotFoundError, OutdatedError):
         # Gone, or another event under its name: nobody is left to be told.
         return

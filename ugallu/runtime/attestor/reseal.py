@@ -253,7 +253,7 @@ class Reseal:
             except UgalluError as error:
                 return await self.failed(bundle, Stage.ARCHIVE, error)
         await self._clear(bundle)
-        await attest(self._cluster, bundle, event)
+        await attest(self._cluster, bundle, bundle.status.statement_digest, event)
         return None
 
     async def failed(
@@ -327,7 +327,7 @@ class Reseal:
         condition = said.condition(kind, reason, message, holds=holds, now=now, generation=generation)
         return with_condition(bundle.status.conditions, condition)
 
-    def count(self, bundle: AttestationBundle, outcome: str) -> None:
+    def count(self, bundle: AttestationBundle | BundleMark, outcome: str) -> None:
         """Count what became of a bundle."""
         kind = bundle.spec.attested_for.kind
         self._metrics.count("ugallu_attestor_bundles_total", kind=kind, mode=self.stages.mode, outcome=outcome)

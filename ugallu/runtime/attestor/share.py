@@ -3,9 +3,9 @@
 What comes while few are under way is sealed alone, at once. The rest gathers; each of a few lanes takes what has
 gathered, up to 1,024 events, and seals it as one. So statements grow with the backlog, and nobody waits for company.
 
-A lane has a place in the evidence store, where what it is doing is staged: first who is in, then the statement, then
-each stage's output. The next process finishes what it finds there before it begins anything, so an event that is in a
-statement is never put into another one.
+A lane has a place in the evidence store, where what it is doing is staged: first who is in, then the statement with its
+signature, then its entry. The next process finishes what it finds there before it begins anything, so an event that is
+in a statement is never put into another one.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -243,7 +243,7 @@ class Share:
         while archived is None:
             try:
                 if not kept:
-                    await self._keep(lane, facts, draft)
+                    await self._keep(lane, facts)
                     kept = True
                 if not draft.legs:
                     stage = Stage.SIGN
@@ -270,11 +270,10 @@ class Share:
         await self._stages.stage(_draft_key(lane), draft)
         return draft
 
-    async def _keep(self, lane: int, facts: Facts, draft: Draft) -> None:
-        """Stage who is in before the statement, without which nobody is."""
+    async def _keep(self, lane: int, facts: Facts) -> None:
+        """Stage who is in; before there is a statement beside it, signed, nobody is."""
         store, content = self._stages.store, msgspec.msgpack.encode(facts)
         await self._stages.at_store(lambda: store.put(_facts_key(lane), content, media_type=MSGPACK, until=None))
-        await self._stages.stage(_draft_key(lane), draft)
 
     async def _staged(self, lane: int) -> tuple[Facts, Draft] | None:
         """Return what is under way in a lane; `IntegrityError` when it does not fit together."""
@@ -329,17 +328,18 @@ class Share:
     async def _tell_one(self, member: Member, changes: dict[str, Any], *, left: bool) -> None:
         when = Preconditions(uid=member.bundle_uid)
         try:
-            bundle = await self._cluster.get(AttestationBundle, member.bundle) if left else None
+            bundle = await self._cluster.get(BundleMark, member.bundle) if left else None
             known = bundle is not None and bundle.metadata.uid == member.bundle_uid
             if bundle is None or not known or bundle.status.phase is not BundlePhase.SEALED:
-                bundle = await self._cluster.patch_status(AttestationBundle, member.bundle, changes, when=when)
+                bundle = await self._cluster.patch_status(BundleMark, member.bundle, changes, when=when)
         except (NotFoundError, OutdatedError):
             # Deleted meanwhile: its event, if it still waits, gets another one.
             await self._again(Key("", member.bundle))
             return
         self._reseal.count(bundle, "sealed")
         self._metrics.count("ugallu_attestor_shared_events_total")
-        await attest(self._cluster, bundle, EventMark(metadata=Metadata(name=member.event, uid=member.event_uid)))
+        event = EventMark(metadata=Metadata(name=member.event, uid=member.event_uid))
+        await attest(self._cluster, bundle, changes["statementDigest"], event)
 
     async def _say_failed(self, facts: Facts, stage: Stage, error: UgalluError) -> None:
         async def say(member: Member) -> None:
