@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 from ugallu.api.core import Lease
+from ugallu.api.detection import AuditDetectionConfig
 from ugallu.api.meta import Kind, Resource, Wire
 from ugallu.cli import ledger_diagnosis as ledger
 from ugallu.cli.diagnosis import Finding
@@ -17,7 +18,7 @@ from ugallu.cli.ledger_diagnosis import Sample
 from ugallu.cli.likeness import differences
 from ugallu.clock import Clock
 from ugallu.cluster.pods import Target
-from ugallu.cluster.port import ForbiddenError, NotFoundError, list_all
+from ugallu.cluster.port import Cluster, ForbiddenError, NotFoundError, list_all
 from ugallu.errors import UgalluError
 from ugallu.operator.contract import Grant, Operator, Placement
 from ugallu.operator.rights import lease_of, rights
@@ -154,6 +155,7 @@ async def examine(
     found += [one async for one in _rights(cluster, _installed(operators, pods))]
     found += [one async for one in _leases(cluster, operators, pods, clock)]
     found += [one async for one in _stream(cluster, pods, clock)]
+    found += [one async for one in replicas(cluster, pods)]
     return found
 
 
@@ -368,6 +370,26 @@ def _lease(name: str, lease: Lease, now: dt.datetime) -> Finding:
         pod = spec.holder_identity.partition("_")[0]
         return Finding(f"lease {name}", "fail", told, f"kubectl -n {lease.metadata.namespace} logs {pod}")
     return Finding(f"lease {name}", "ok", told)
+
+
+async def replicas(cluster: Cluster, pods: list[OurPod] | UgalluError) -> AsyncIterator[Finding]:
+    """Yield whether replicas behind one audit webhook can agree, in their config object, that it is silent."""
+    if isinstance(pods, UgalluError):
+        return
+    behind = sum(pod.metadata.labels.get("app.kubernetes.io/component") == "audit-webhook" for pod in pods)
+    if behind < 2:
+        return
+    try:
+        await cluster.get(AuditDetectionConfig, "default")
+    except NotFoundError:
+        told = (
+            f"{behind} replicas and no AuditDetectionConfig default: an idle one reports that the audit log is silent"
+        )
+        yield Finding("audit replicas", "warn", told, "kubectl apply --server-side -k manifests/overlays/audit-config")
+    except UgalluError as error:
+        yield _unseen("audit replicas", error, "auditdetectionconfigs (get)")
+    else:
+        yield Finding("audit replicas", "ok", f"{behind} that agree in AuditDetectionConfig default")
 
 
 # What arrives

@@ -2,7 +2,11 @@
 
 import msgspec
 
-from ugallu.cli.cluster_diagnosis import OurPod
+from ugallu.api.detection import AuditDetectionConfig
+from ugallu.api.meta import Metadata
+from ugallu.cli.cluster_diagnosis import OurPod, replicas
+from ugallu.testing.clock import ManualClock
+from ugallu.testing.cluster import memory_cluster
 
 RUNNING = b"""{"metadata":{"name":"ugallu-local-0","namespace":"ugallu-system"},
 "spec":{"serviceAccountName":"ugallu-local","containers":[{"name":"ugallu","args":["run","--enable=attestor,audit-detection"]}]},
@@ -20,3 +24,17 @@ def test_a_pod_as_the_kubelet_writes_it_is_read() -> None:
         RUNNING.replace(b'"status":"True","type":"Ready"', b'"status":"False","type":"Ready"'), type=OurPod
     )
     assert not waiting.ready
+
+
+async def test_replicas_behind_a_webhook_want_the_object_that_they_agree_in() -> None:
+    """One alone does not; two without it are told how to get it."""
+    cluster = memory_cluster(ManualClock())
+    pod = msgspec.json.decode(RUNNING, type=OurPod).with_metadata(
+        labels={"app.kubernetes.io/component": "audit-webhook"}
+    )
+    assert [one async for one in replicas(cluster, [pod])] == []
+    (missing,) = [one async for one in replicas(cluster, [pod, pod])]
+    assert (missing.verdict, "overlays/audit-config" in missing.fix) == ("warn", True)
+    await cluster.create(AuditDetectionConfig(metadata=Metadata(name="default")))
+    (there,) = [one async for one in replicas(cluster, [pod, pod])]
+    assert there.verdict == "ok"
