@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
+import anyio
 import msgspec
 
 from ugallu.api.bundle import AttestationBundle, BundlePhase
@@ -110,6 +111,7 @@ class Exporter:
         self._signers: dict[PublicKey | Identity, None] = {}
         self._bundles: dict[str, _Bundle] = {}
         self._stems: dict[str, str] = {}
+        self._large = anyio.Lock()
         self._proven: list[guide.Line] = []
         self.example = ""
         """A command of stock cosign that verifies something in the folder, once that is finished."""
@@ -260,7 +262,11 @@ class Exporter:
             self._tell(key, gap="it is named without a digest")
             return
         try:
-            stored, content = await self._exactly(ref.url, ref.sha256, self._most)
+            # One at a time: each is read whole.
+            async with self._large:
+                stored, content = await self._exactly(ref.url, ref.sha256, self._most)
+                suffix = _SUFFIXES.get(ref.media_type, ".bin")
+                path = self._out.add(f"blobs/{ref.sha256.removeprefix('sha256:')}{suffix}", content)
         except TooLargeError as error:
             self._tell(key, left_out=error.what)
             return
@@ -268,8 +274,6 @@ class Exporter:
             self._tell(key, gap=error.what)
             return
         self._steps.append(custody.kept_step(of, stored))
-        suffix = _SUFFIXES.get(ref.media_type, ".bin")
-        path = self._out.add(f"blobs/{ref.sha256.removeprefix('sha256:')}{suffix}", content)
         self._tell(key, path=path, size=len(content))
         if ref.media_type == incident.FORENSICS:
             try:

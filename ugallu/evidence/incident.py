@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ugallu.api.bundle import AttestationBundle
 from ugallu.api.event import EvidenceRef, SecurityEvent, SecurityEventSpec
 from ugallu.api.meta import Metadata
 from ugallu.api.response import EventResponse, EventResponseSpec
@@ -172,7 +173,13 @@ class _Look:
     def blobs(self) -> Iterator[Finding]:
         """Hold every blob to the digest under which a proven fact, or a blob that one names, has it."""
         listed = {(blob.url, blob.sha256): blob for blob in self._manifest.blobs}
-        waiting = [(ref, f"{proof.fact.kind}/{proof.fact.name}") for proof in self.proofs for ref in attested(proof)]
+        waiting: list[tuple[EvidenceRef, str]] = []
+        for proof in self.proofs:
+            who = f"{proof.fact.kind}/{proof.fact.name}"
+            try:
+                waiting += [(ref, who) for ref in attested(proof)]
+            except PermanentError as error:
+                yield Finding(Said.UNPROVEN, who, f"what it names cannot be read: {error.what}")
         named: set[tuple[str, str]] = set()
         while waiting:
             ref, by = waiting.pop()
@@ -234,6 +241,8 @@ class _Look:
         reports = tuple(report for _, report in legs)
         prove(fact.kind, fact.name, fact.uid, content, reports)
         found = self._object(fact, kind, content)
+        if fact.attestation:
+            self._attestation(fact)
         self._steps.update(custody.proven(fact.uid, found, legs, self._trust.root))
         return Proof(fact, found.spec, reports)
 
@@ -262,6 +271,19 @@ class _Look:
         if canonical(found.spec) != spec:
             raise PermanentError("says something else than what is attested", where=fact.object)
         return found
+
+    def _attestation(self, fact: Fact) -> None:
+        """Hold the object that tells of the sealing to what was sealed."""
+        try:
+            told = msgspec.json.decode(self._read(fact.attestation), type=AttestationBundle)
+        except (ValueError, RecursionError) as error:
+            raise PermanentError(str(error), where=fact.attestation) from error
+        status = told.status
+        legs = {leg.sha256 for leg in status.bundles} | {ref.sha256 for ref in (status.worm_ref,) if ref is not None}
+        subject = "" if status.subject_ref is None else status.subject_ref.sha256
+        named = told.spec.attested_for.uid, subject, legs
+        if named != (fact.uid, self._files[fact.spec].sha256, {self._files[path].sha256 for path in fact.bundles}):
+            raise PermanentError("tells of other evidence than this", where=fact.attestation)
 
     def _blob(self, blob: Blob) -> tuple[Finding | None, tuple[EvidenceRef, ...]]:
         what = custody.place(blob.url)
