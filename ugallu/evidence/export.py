@@ -149,8 +149,10 @@ class Exporter:
             fact, refs = msgspec.structs.replace(fact, gap=error.what), ()
         self._steps += custody.told(found.fact, found.bundle, kept)
         self._facts.append((_when(found.fact), fact))
-        for ref in refs:
-            await self._blob(ref, meta.uid)
+        waiting = [(ref, meta.uid) for ref in refs]
+        while waiting:
+            ref, of = waiting.pop()
+            waiting += [(inner, ref.sha256) for inner in await self._blob(ref, of)]
 
     def finish(self, about: About) -> str:
         """Write what binds and explains the folder; returns the digest of its manifest."""
@@ -246,21 +248,21 @@ class Exporter:
             raise IntegrityError("the archive holds other bytes than status names", where=custody.place(url))
         return stored, content
 
-    async def _blob(self, ref: EvidenceRef, of: str) -> None:
-        """Take in what is named, and what that names itself."""
+    async def _blob(self, ref: EvidenceRef, of: str) -> tuple[EvidenceRef, ...]:
+        """Take in what is named, once; returns what that names itself."""
         key = ref.url, ref.sha256
         before = self._blobs.get(key)
         if before is not None:
             if of not in before.of:
                 self._blobs[key] = msgspec.structs.replace(before, of=(*before.of, of))
-            return
+            return ()
         self._blobs[key] = Blob(url=ref.url, media_type=ref.media_type, sha256=ref.sha256, size=ref.size, of=(of,))
         if ref.size > self._most:
             self._tell(key, left_out=f"{ref.size:,} bytes")
-            return
+            return ()
         if not ref.sha256:
             self._tell(key, gap="it is named without a digest")
-            return
+            return ()
         try:
             # One at a time: each is read whole.
             async with self._large:
@@ -269,20 +271,19 @@ class Exporter:
                 path = self._out.add(f"blobs/{ref.sha256.removeprefix('sha256:')}{suffix}", content)
         except TooLargeError as error:
             self._tell(key, left_out=error.what)
-            return
+            return ()
         except (PermanentError, RefusedError) as error:
             self._tell(key, gap=error.what)
-            return
+            return ()
         self._steps.append(custody.kept_step(of, stored))
         self._tell(key, path=path, size=len(content))
-        if ref.media_type == incident.FORENSICS:
-            try:
-                inner = incident.chunks(content)
-            except PermanentError as error:
-                self._tell(key, gap=error.what)
-                return
-            for chunk in inner:
-                await self._blob(chunk, ref.sha256)
+        if ref.media_type != incident.FORENSICS:
+            return ()
+        try:
+            return incident.chunks(content)
+        except PermanentError as error:
+            self._tell(key, gap=error.what)
+            return ()
 
     def _tell(self, key: tuple[str, str], **what: str | int) -> None:
         """Say what became of a blob; meanwhile another fact may have named it as well."""
