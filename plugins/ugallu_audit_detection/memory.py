@@ -9,9 +9,14 @@ CAPACITY = 4096
 """Entries of one memory. Forgetting the oldest costs a repeated event, never a lost one."""
 
 
+_blank = hashlib.blake2b(digest_size=8)
+
+
 def digest(*parts: str) -> bytes:
     """Return 8 bytes that stand for these texts."""
-    return hashlib.blake2b(msgspec.json.encode(parts), digest_size=8).digest()
+    found = _blank.copy()  # half the price of a new one
+    found.update(msgspec.json.encode(parts))
+    return found.digest()
 
 
 class Recent:

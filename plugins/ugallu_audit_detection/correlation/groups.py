@@ -25,8 +25,9 @@ _blank = hashlib.blake2b(digest_size=KEY)
 
 def key_of(group: tuple[str, ...]) -> bytes:
     """Return the digest of a group's values."""
+    text = group[0] if len(group) == 1 else msgspec.json.encode(group).decode()
     found = _blank.copy()  # half the price of a new one
-    found.update(group[0].encode("utf-8", "surrogatepass") if len(group) == 1 else msgspec.json.encode(group))
+    found.update(text.encode() if text.isascii() else text.encode("utf-8", "surrogatepass"))
     return found.digest()
 
 

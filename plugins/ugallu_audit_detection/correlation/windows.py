@@ -214,6 +214,14 @@ class Chain(NamedTuple):
     absent: frozenset[int] = frozenset()
 
 
+class _End(NamedTuple):
+    """How a chain ends: its length, where in the progress what spoils it stands, and the tags of that."""
+
+    length: int
+    spoilers: Sequence[int]
+    spoiling: int
+
+
 class Ordered:
     """Matches with the tags of a chain, one after the other (`temporal_ordered`); any of several chains will do.
 
@@ -231,15 +239,15 @@ class Ordered:
         """Where begun chains start, and the newest of each match that must be absent."""
         self._nothing = self._progress.pack(*(-math.inf, b"") * starts, *(-math.inf,) * len(absent))
         self._newest = [(1 << tag, 2 * starts + place) for place, tag in enumerate(absent)]
-        self._steps: list[tuple[int, int, int, tuple[int, list[int], int]]] = []
+        self._steps: list[tuple[int, int, int, _End]] = []
         """Of each chain from the last step to the first, so that no event is two: tag, whence, where to, the chain."""
         offset = 0
         for chain in chains:
             places = [offset + 2 * step for step in range(len(chain.steps) - 1)]
             spoilers = [2 * starts + absent.index(tag) for tag in chain.absent]
-            ends = (len(chain.steps), spoilers, sum(1 << tag for tag in chain.absent))
+            end = _End(len(chain.steps), spoilers, sum(1 << tag for tag in chain.absent))
             steps = zip((1 << tag for tag in chain.steps), (-1, *places), (*places, -1), strict=True)
-            self._steps += [(tag, before, after, ends) for tag, before, after in reversed(list(steps))]
+            self._steps += [(tag, before, after, end) for tag, before, after in reversed(list(steps))]
             offset += 2 * len(places)
         # Head, up to when all is settled, progress as settled, progress as of now, matches that are not settled.
         self._settled = _AFTER_HEAD + 8
@@ -263,7 +271,7 @@ class Ordered:
             for count, since, start in self._step(progress, at, mark, mask, b""):
                 if at > crossed + self._span:
                     return self._anew(at, b""), Crossing(at, count, more=False, since=since, first=start, last=mark)
-            state = state[: self._now] + self._progress.pack(*progress) + state[self._begin :] + entry
+            state = b"".join((state[: self._now], self._progress.pack(*progress), state[self._begin :], entry))
         else:
             state, found = self._late(_put(state, at, entry, self._begin), at, crossed)
             if found is not None:
@@ -296,26 +304,25 @@ class Ordered:
         for tag, place in self._newest:
             if seen & tag:
                 progress[place] = end
-        oldest = end - self._span
         ended: list[tuple[int, float, Mark]] = []
-        for tag, before, after, (length, spoilers, spoiling) in self._steps:
+        for tag, before, after, chain in self._steps:
             if not seen & tag:
                 continue
             # A chain that has not begun starts at -inf.
             since, start = (progress[before], progress[before + 1]) if before >= 0 else (end, mark)
             if after >= 0:
                 progress[after], progress[after + 1] = since, start
-            elif (
-                since >= oldest
-                and not any(progress[place] >= oldest for place in spoilers)
-                and not (spoiling and self._spoilt(spoiling, end, later))
-            ):
-                ended.append((length, since, start))
+            elif since >= end - self._span and not self._spoilt(chain, progress, end, later):
+                ended.append((chain.length, since, start))
         return ended
 
-    def _spoilt(self, spoiling: int, end: float, later: bytes) -> bool:
-        """Whether a match that must be absent follows at the same moment."""
-        return any(moment == end and seen & spoiling for moment, _, seen in self._entry.iter_unpack(later))
+    def _spoilt(self, chain: "_End", progress: Sequence[Any], end: float, later: bytes) -> bool:
+        """Whether a match that must be absent is in the window, or follows at the moment when it ends."""
+        if not chain.spoiling:
+            return False
+        return any(progress[place] >= end - self._span for place in chain.spoilers) or any(
+            moment == end and seen & chain.spoiling for moment, _, seen in self._entry.iter_unpack(later)
+        )
 
     def _fold(self, state: bytes, floor: float) -> bytes:
         """Settle what is before the floor, or too much to be kept unsettled; the newest match stays."""

@@ -155,8 +155,10 @@ class RecordView:
         if not key:
             return None
         callers = self._callers
-        if callers is not None and key in callers.known:
-            return callers.known[key]
+        if callers is not None:
+            known = callers.known.get(key, NOBODY)
+            if known is not NOBODY:
+                return known
         try:
             caller: AuditUser | None = _user.decode(key)
         except BROKEN:
