@@ -3,9 +3,9 @@
     python -m benchmarks.matcher [--recording FILE.jsonl.gz] [--rules DIR] [--rounds N] [--pack] [--reference] [--quick]
 
 The recording is the incident of `examples/`. Bars: 120,000 events a second with 300 rules, 150,000 with the default
-pack and what it remembers, 50,000 with 3,000 rules, 250,000 with the example rules. Rates are per CPU second, the median of the rounds; garbage collection is frozen
-as in the product. The profile splits one round by leaving work out: decoding alone, plus dispatch, plus the rests that
-look at fields, plus bodies.
+pack and what it remembers, 50,000 with 3,000 rules, 250,000 with the example rules. Rates are per CPU second, the
+median of the rounds; garbage collection is frozen as in the product. The profile splits one round by leaving work out:
+decoding alone, plus dispatch, plus the rests that look at fields, plus bodies.
 """
 
 import argparse
