@@ -14,15 +14,16 @@ from ugallu.api.response import EventResponse
 from ugallu.cli.export_what import Link, When, lost
 from ugallu.cluster.port import Cluster, list_all
 from ugallu.errors import PermanentError
+from ugallu.evidence import copies
 from ugallu.evidence.canonical import digest
+from ugallu.evidence.copies import Entry, Manifest
 from ugallu.evidence.export import Found
 from ugallu.evidence.ports import EvidenceStore, IntegrityError
 from ugallu.runtime.attestor.enqueue import names_of
-from ugallu.runtime.ttl.chain import HEAD, Entry, Head, Manifest, root_of
+from ugallu.runtime.ttl.chain import HEAD, Head
 from ugallu.runtime.ttl.marks import whole
 
 F = TypeVar("F", SecurityEvent, EventResponse, AttestationBundle, Link)
-M = TypeVar("M", Head, Manifest)
 
 MAX_COPIES: Final = 1_000_000
 MAX_LINKS: Final = 1_000_000
@@ -46,6 +47,8 @@ class Copies:
         self._store = store
         self._cluster = cluster
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in _KINDS}
+        self._lists: dict[str, str] = {}
+        """Keys of manifests, by the keys of the copies that they list."""
 
     async def load(self, when: When) -> None:
         """Follow the chain back to its beginning, or to where nothing can be newer than was asked for.
@@ -54,14 +57,15 @@ class Copies:
         """
         if await self._store.stat(HEAD) is None:
             return
-        head = _decoded(await self._store.get(HEAD), Head, HEAD)
+        head = _head(await self._store.get(HEAD))
         link, count = (head.key, head.sha256), 0
         while count < MAX_LINKS:
             count += 1
             manifest = await self._manifest(*link)
             for entry in manifest.entries:
-                if entry.kind in self._entries:
-                    self._entries[entry.kind].setdefault(entry.uid, entry)
+                if entry.kind in self._entries and entry.uid not in self._entries[entry.kind]:
+                    self._entries[entry.kind][entry.uid] = entry
+                    self._lists[entry.key] = link[0]
             if sum(map(len, self._entries.values())) > MAX_COPIES:
                 raise PermanentError(f"more than {MAX_COPIES} copies", where=HEAD, fix="pass --since")
             # An event is copied after it was seen.
@@ -95,7 +99,7 @@ class Copies:
         if bundle is None:
             item = whole(SecurityEvent.kind_info)(metadata=copy.metadata, spec=copy.spec, status=copy.status)
             bundle = await lost(self._store, item)
-        return Found(event, content, bundle, written, archived=entry.key)
+        return Found(event, content, bundle, written, archived=entry.key, listing=await self._listing(entry))
 
     async def responses_to(self, events: Sequence[Found]) -> list[Found]:
         """Return the copied responses to these events."""
@@ -107,7 +111,8 @@ class Copies:
             if response.spec.security_event_ref.uid in uids:
                 named = names_of(msgspec.convert(msgspec.to_builtins(response), ResponseMark))
                 bundle, written = await self._bundle(entry.uid, set(named))
-                found.append(Found(response, content, bundle, written, archived=entry.key))
+                listing = await self._listing(entry)
+                found.append(Found(response, content, bundle, written, archived=entry.key, listing=listing))
         return found
 
     async def _bundle(self, uid: str, names: set[str]) -> tuple[AttestationBundle | None, bytes]:
@@ -135,14 +140,19 @@ class Copies:
             raise IntegrityError("the copy is of another object than its manifest says", where=entry.key, fix=_ASK)
         return copy, content
 
+    async def _listing(self, entry: Entry) -> tuple[str, bytes]:
+        """Return the name and the content of the manifest that lists a copy."""
+        key = self._lists[entry.key]
+        return key.rpartition("/")[2], await self._store.get(key)
+
     async def _manifest(self, key: str, sha256: str) -> Manifest:
         content = await self._store.get(key)
         if digest(content) != sha256:
             raise IntegrityError("the manifest is another one than the next one names", where=key, fix=_ASK)
-        manifest = _decoded(content, Manifest, key)
-        if root_of(manifest.entries) != manifest.root:
-            raise IntegrityError("the manifest's root is not that of its entries", where=key, fix=_ASK)
-        return manifest
+        try:
+            return copies.read(content, key)
+        except PermanentError as error:
+            raise IntegrityError(error.what, where=key, fix=_ASK) from error
 
 
 def _time(text: str, where: str) -> dt.datetime:
@@ -153,11 +163,11 @@ def _time(text: str, where: str) -> dt.datetime:
     return at if at.tzinfo is not None else at.replace(tzinfo=dt.UTC)
 
 
-def _decoded(content: bytes, kind: type[M], where: str) -> M:
+def _head(content: bytes) -> Head:
     try:
-        return msgspec.json.decode(content, type=kind)
+        return msgspec.json.decode(content, type=Head)
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"cannot be read: {error}", where=where) from error
+        raise IntegrityError(f"cannot be read: {error}", where=HEAD) from error
 
 
 def _read(copy: _Copy, kind: type[F], where: str) -> F:

@@ -66,6 +66,8 @@ class Found(msgspec.Struct, frozen=True):
     bundle_whole: bytes = b""
     archived: str = ""
     """Key of the copy in the archive, where the cluster has the object no more."""
+    listing: tuple[str, bytes] = ("", b"")
+    """Name and content of the list that names the copy."""
 
     @property
     def name(self) -> str:
@@ -136,6 +138,9 @@ class Exporter:
             stem = f"{stem}-{hashlib.sha256(meta.uid.encode()).hexdigest()[:8]}"
         fact = Fact(kind=kind, name=meta.name, uid=meta.uid, object=f"{stem}.json", archived=found.archived)
         self._out.add(fact.object, found.whole)
+        if found.listing[0]:
+            listed = self._out.add(f"archive/{found.listing[0]}", found.listing[1])
+            fact = msgspec.structs.replace(fact, listed=listed)
         if found.bundle_whole:
             # Where a directory lies on the machine of its owner is nobody's business.
             written = _DIRECTORY.sub(b"file:///objects/", found.bundle_whole)

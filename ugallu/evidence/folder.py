@@ -79,6 +79,8 @@ class Fact(_Part, frozen=True, kw_only=True):
     """The AttestationBundle as it was found."""
     archived: str = ""
     """Where in the evidence store the copy lies that the object was read from, if the cluster had it no more."""
+    listed: str = ""
+    """The list in which that copy stands: it was made before the object was deleted."""
     gap: str = ""
     """Why there is no proof of it in here."""
 
@@ -341,7 +343,7 @@ def _named(manifest: Manifest) -> Iterator[str]:
     yield manifest.custody
     yield from (key.path for key in manifest.keys)
     for fact in manifest.facts:
-        yield from filter(None, (fact.object, fact.spec, fact.attestation, *fact.bundles))
+        yield from filter(None, (fact.object, fact.spec, fact.attestation, fact.listed, *fact.bundles))
     yield from (blob.path for blob in manifest.blobs if blob.path)
 
 

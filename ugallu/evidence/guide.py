@@ -161,6 +161,7 @@ _FILES: Final = """\
 | `events/NAME.json` | the whole object. Its `spec` is what is attested; labels and status are what the cluster said |
 | `events/NAME.attestation.json` | how it was sealed, tries that failed included, as the cluster said |
 | `responses/` | the same of what was done about the events; what came of it is in the signed statement |
+| `archive/` | ttl's lists of copies: an event that was collected was copied, and listed, before it was deleted |
 | `blobs/` | snapshots and lists that events and responses name, under their SHA-256 |
 | `{custody}` | what was done with each fact, when and by whom; `proven` is what a signature in here says |
 | `{root}` | the logs and authorities that are believed (Sigstore trusted root) |

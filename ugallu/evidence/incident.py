@@ -18,7 +18,7 @@ from ugallu.api.meta import Metadata
 from ugallu.api.response import EventResponse, EventResponseSpec
 from ugallu.errors import PermanentError
 from ugallu.evidence import bundle as bundles
-from ugallu.evidence import custody, folder, keys, statement, trusted_root
+from ugallu.evidence import copies, custody, folder, keys, statement, trusted_root
 from ugallu.evidence.canonical import canonical, digest
 from ugallu.evidence.folder import Blob, Fact, File, Finding, Manifest, Said
 from ugallu.evidence.ports import LogEntry
@@ -160,6 +160,7 @@ class _Look:
         self._bad = bad
         self._files: dict[str, File] = {file.path: file for file in manifest.files}
         self._bundles: dict[str, tuple[LogEntry, Report]] = {}
+        self._lists: dict[str, set[copies.Entry]] = {}
         self._steps: set[custody.Step] = set()
 
     def facts(self) -> Iterator[Finding]:
@@ -243,6 +244,8 @@ class _Look:
         found = self._object(fact, kind, content)
         if fact.attestation:
             self._attestation(fact)
+        if fact.archived:
+            self._listed(fact)
         self._steps.update(custody.proven(fact.uid, found, legs, self._trust.root))
         return Proof(fact, found.spec, reports)
 
@@ -284,6 +287,18 @@ class _Look:
         named = told.spec.attested_for.uid, subject, legs
         if named != (fact.uid, self._files[fact.spec].sha256, {self._files[path].sha256 for path in fact.bundles}):
             raise PermanentError("tells of other evidence than this", where=fact.attestation)
+
+    def _listed(self, fact: Fact) -> None:
+        """Hold a copy to the list in which it stands."""
+        if not fact.listed:
+            raise PermanentError("no list names the copy that it was read from")
+        path = fact.listed
+        if path not in self._lists:
+            self._lists[path] = set(copies.read(self._read(path), path).entries)
+        sha256 = self._files[fact.object].sha256
+        wanted = copies.Entry(key=fact.archived, sha256=sha256, kind=fact.kind, name=fact.name, uid=fact.uid)
+        if wanted not in self._lists[path]:
+            raise PermanentError("names another copy than this", where=path)
 
     def _blob(self, blob: Blob) -> tuple[Finding | None, tuple[EvidenceRef, ...]]:
         what = custody.place(blob.url)

@@ -25,10 +25,11 @@ from ugallu.cluster.embedded.cluster import EmbeddedCluster
 from ugallu.cluster.port import NotFoundError
 from ugallu.errors import PermanentError
 from ugallu.evidence.canonical import digest
+from ugallu.evidence.copies import Entry
 from ugallu.evidence.folder import Asked
 from ugallu.evidence.ports import EvidenceStore
 from ugallu.runtime.ttl.archive import Archive
-from ugallu.runtime.ttl.chain import Chain, Entry
+from ugallu.runtime.ttl.chain import Chain
 from ugallu.runtime.ttl.marks import whole
 from ugallu.runtime.ttl.snapshot import snapshot
 from ugallu.testing.clock import ManualClock
@@ -135,6 +136,7 @@ async def test_what_was_collected_is_exported_from_the_archive(state: Path, tmp_
     for path in (tmp_path / "all").rglob("*.json"):
         assert str(tmp_path).encode() not in path.read_bytes(), "a folder names no place on the machine of its owner"
     manifest = json.loads((tmp_path / "all" / "manifest.json").read_text())
+    assert {fact.get("listed", "")[:8] for fact in manifest["facts"] if fact.get("archived")} == {"archive/"}
     archived = {fact["name"]: fact.get("archived", "") for fact in manifest["facts"]}
     assert archived[NAMES[0]].startswith("cr-snapshots/test/")
     assert archived[NAMES[1]] == ""

@@ -16,7 +16,7 @@ import msgspec
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError, UgalluError
 from ugallu.evidence.canonical import canonical, digest
-from ugallu.evidence.logs import merkle
+from ugallu.evidence.copies import MEDIA_TYPE, SCHEMA, Entry, Link, Manifest, root_of
 from ugallu.evidence.ports import EvidenceStore, IntegrityError, Stored
 from ugallu.logs import Logger
 from ugallu.runtime.ttl.snapshot import FOLDER
@@ -25,39 +25,7 @@ EVERY: Final = 15.0
 """Seconds between two manifests, while there is something to list."""
 MOST: Final = 4096
 """Copies in one manifest."""
-MEDIA_TYPE: Final = "application/vnd.ugallu.archive.manifest+json"
-SCHEMA: Final = "ugallu.io/archive-manifest/v1"
 HEAD: Final = "staging/ttl-chain.json"
-
-
-class Entry(msgspec.Struct, frozen=True, rename="camel"):
-    """One copy."""
-
-    key: str
-    sha256: str
-    kind: str
-    name: str
-    uid: str
-
-
-class Link(msgspec.Struct, frozen=True, rename="camel"):
-    """An earlier manifest."""
-
-    key: str
-    sha256: str
-
-
-class Manifest(msgspec.Struct, frozen=True, rename="camel"):
-    """One link of the chain; stored as canonical JSON."""
-
-    schema: str
-    cluster_id: str = msgspec.field(name="clusterID")
-    number: int
-    created_at: str
-    root: str
-    """Merkle root over the canonical JSON of the entries, hex."""
-    entries: tuple[Entry, ...]
-    previous: Link | None = None
 
 
 class Head(msgspec.Struct, frozen=True, rename="camel"):
@@ -70,15 +38,6 @@ class Head(msgspec.Struct, frozen=True, rename="camel"):
     """UTC, `YYYY-MM-DD`."""
     told: str = ""
     """The last day whose head was made an event."""
-
-
-def root_of(entries: tuple[Entry, ...]) -> str:
-    """Return the Merkle root over entries, hex."""
-    level = [merkle.leaf_hash(canonical(entry)) for entry in entries]
-    while len(level) > 1:
-        pairs = [merkle.node_hash(*level[at : at + 2]) for at in range(0, len(level) - 1, 2)]
-        level = pairs + level[len(pairs) * 2 :]
-    return level[0].hex() if level else merkle.EMPTY_ROOT.hex()
 
 
 class Chain:

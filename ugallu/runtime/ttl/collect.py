@@ -13,10 +13,10 @@ from ugallu.api.meta import Condition, Resource, utc_seconds, with_condition
 from ugallu.cluster.port import ForbiddenError, Key, NotFoundError, OutdatedError, Preconditions, UnavailableError
 from ugallu.errors import ConflictError, UgalluError
 from ugallu.evidence.canonical import digest
+from ugallu.evidence.copies import Entry
 from ugallu.evidence.ports import IntegrityError
 from ugallu.operator.contract import After
 from ugallu.runtime.ttl import notes
-from ugallu.runtime.ttl.chain import Entry
 from ugallu.runtime.ttl.desk import Desk, Safe
 from ugallu.runtime.ttl.evidence import Unsealed, keys_of, prove
 from ugallu.runtime.ttl.expiry import SETTLE, Archive, Delete, Facts, Keep, Reason, Seal, Stay, Verdict, judge

@@ -25,8 +25,8 @@ from ugallu.api.response import EventResponse, EventResponseSpec
 from ugallu.cluster.port import ANY, Cluster, NotFoundError, Preconditions, UnavailableError, list_all
 from ugallu.cluster.through import Asked, Through
 from ugallu.errors import TransientError, UgalluError
+from ugallu.evidence.copies import Manifest
 from ugallu.runtime.ttl import notes
-from ugallu.runtime.ttl.chain import Manifest
 from ugallu.runtime.ttl.marks import whole
 from ugallu.runtime.ttl.snapshot import snapshot
 from ugallu.testing.clock import ManualClock
