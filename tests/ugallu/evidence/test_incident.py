@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from ugallu.api.meta import ObjectReference
 from ugallu.errors import PermanentError, TransientError
-from ugallu.evidence import custody, guide
+from ugallu.evidence import copies, custody, guide
 from ugallu.evidence import folder as folders
+from ugallu.evidence.canonical import canonical, digest
 from ugallu.evidence.export import About, Exporter
 from ugallu.evidence.folder import MANIFEST, SUMS, Asked, Manifest, Said, Writer
 from ugallu.evidence.incident import FORENSICS, Judgement, chunks, judge, trust_of
@@ -287,6 +288,31 @@ async def test_a_key_is_named_by_itself_whatever_its_holder_calls_it(shelf: Shel
     assert len(files_in(tmp_path, "i/keys/p256-*.pub")) == 2
 
 
+async def test_a_copy_is_held_to_the_list_in_which_it_stands(shelf: Shelf, tmp_path: Path) -> None:
+    """What the cluster has no more is shown as it was copied: status and labels too, which nobody signed."""
+    one = await shelf.sealed(event("se-1"))
+    entry = copies.Entry("cr-snapshots/x.yaml", digest(one.whole), "SecurityEvent", "se-1", "uid-se-1")
+    made = copies.Manifest(copies.SCHEMA, "test", 1, "2026-01-02T00:00:00Z", copies.root_of((entry,)), (entry,))
+    listing = ("0000000001-x.json", canonical(made))
+    folder = tmp_path / "i"
+    await export(shelf, [msgspec.structs.replace(one, archived=entry.key, listing=listing)], folder)
+    assert judged(folder).findings == ()
+    path = folder / "events" / "se-1.json"
+    document = json.loads(path.read_text())
+    document["metadata"]["labels"] = {"acknowledged": "yes"}
+    path.write_text(json.dumps(document))
+    rebind(folder)
+    assert [(finding.what, finding.why) for finding in judged(folder).findings][:1] == [
+        ("SecurityEvent/se-1", "archive/0000000001-x.json: names another copy than this")
+    ]
+
+    def unlist(raw: dict[str, Any]) -> None:
+        del raw["facts"][0]["listed"]
+
+    rebind(folder, unlist)
+    assert (Said.UNPROVEN, "SecurityEvent/se-1") in said(judged(folder))
+
+
 async def test_a_store_that_does_not_answer_makes_no_gaps(shelf: Shelf, tmp_path: Path) -> None:
     """Half a folder would pass for an incident with half of its evidence gone: there is none instead."""
     one = await shelf.sealed(event("se-1"))
@@ -436,6 +462,16 @@ def test_lists_of_captures_and_steps_are_read_or_refused(content: bytes) -> None
         assert all(ref.url is not None for ref in chunks(content))
     with contextlib.suppress(PermanentError):
         assert custody.read(content) is not None
+
+
+@settings(max_examples=100)
+@given(
+    st.binary(max_size=200) | documents.map(lambda d: json.dumps({"schema": copies.SCHEMA, "entries": [d]}).encode())
+)
+def test_lists_of_copies_are_read_or_refused(content: bytes) -> None:
+    """Whatever is given."""
+    with contextlib.suppress(PermanentError):
+        assert copies.read(content, "x").root
 
 
 names = st.sampled_from(["a", "b/c", "b/d", "e/f/g", "h"])
