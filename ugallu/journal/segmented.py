@@ -292,8 +292,9 @@ class SegmentedJournal:
 
     def moved(self) -> None:
         """A reader has got on: a spool makes room at once, for others on its disk as well."""
-        if self._retention.refuse:
-            self._retire()
+        with self._books:
+            if self._retention.refuse and not self._closed:
+                self._retire()
 
     # Appending: the event loop's side
 
