@@ -52,6 +52,12 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         metavar="N",
         help="leave out what is larger (default: 1 GiB); 0: all blobs",
     )
+    parser.add_argument(
+        "--endpoint",
+        default="",
+        metavar="URL",
+        help="where the service of WORMConfig's bucket is reached from here",
+    )
     parser.add_argument("--trusted-root", type=Path, metavar="F", help="logs and authorities to believe")
     parser.add_argument(
         "--key", type=Path, metavar="F", action="append", default=[], help="a public key to believe, PEM"
@@ -87,7 +93,7 @@ async def _export(args: argparse.Namespace) -> int:
     signers = _signers(args)
     async with (
         looking(settings) as cluster,
-        holdings(cluster, settings, root=args.trusted_root, signers=signers) as held,
+        holdings(cluster, settings, root=args.trusted_root, signers=signers, endpoint=args.endpoint) as held,
     ):
         links, copies = await links_of(cluster, asked), Copies(held.archive, cluster)
         live = {link.metadata.uid for link in links}

@@ -60,7 +60,8 @@ class Holdings:
         """
         store = self._stores.behind(url)
         key, part = split(store.key(url))
-        there = await store.stat(key) if (store, key) not in self._kept else None
+        known = part is not None and (store, key) in self._kept
+        there = None if known else await store.stat(key)
         if there is not None and there.size > most:
             raise TooLargeError(f"{there.size:,} bytes", where=url)
         if part is None:
@@ -118,12 +119,18 @@ class Stores:
 
 @asynccontextmanager
 async def holdings(
-    cluster: Cluster, settings: "Settings", *, root: Path | None = None, signers: tuple[PublicKey | Identity, ...] = ()
+    cluster: Cluster,
+    settings: "Settings",
+    *,
+    root: Path | None = None,
+    signers: tuple[PublicKey | Identity, ...] = (),
+    endpoint: str = "",
 ) -> AsyncIterator[Holdings]:
     """Open what the installation behind this cluster keeps, for reading.
 
-    `root` and `signers` are the reader's own, and believed before what the installation names. Raises `PermanentError`
-    when nothing was ever sealed here, or nobody says what to verify with.
+    `root` and `signers` are the reader's own, and believed before what the installation names; `endpoint` is where its
+    bucket is reached from here. Raises `PermanentError` when nothing was ever sealed here, or nobody says what to
+    verify with.
     """
     from ugallu.supervisor.reach import namespace_of
 
@@ -134,7 +141,7 @@ async def holdings(
     attestor = await _config(cluster, AttestorConfig, namespace)
     stores = Stores(
         DirectoryStore(local, SystemClock()) if local is not None and local.is_dir() else None,
-        None if worm is None else worm.spec,
+        None if worm is None else msgspec.structs.replace(worm.spec, endpoint=endpoint or worm.spec.endpoint),
         Path(settings.secrets),
     )
     try:

@@ -1,6 +1,7 @@
 """`ugallu export` of what the cluster has no more, and from stores that lie elsewhere."""
 
 import contextlib
+import datetime as dt
 import io
 import json
 import subprocess
@@ -15,27 +16,36 @@ from anyio import to_thread
 
 from ugallu.api.bundle import AttestationBundle
 from ugallu.api.event import SecurityEvent
-from ugallu.api.meta import ObjectReference, Resource
-from ugallu.api.platform import EncryptionConfig, EncryptionMode, WORMConfigSpec
+from ugallu.api.k8s import LocalObjectReference
+from ugallu.api.meta import Metadata, ObjectReference, Resource
+from ugallu.api.platform import EncryptionConfig, EncryptionMode, WORMConfig, WORMConfigSpec
 from ugallu.api.response import EventResponse
-from ugallu.cli.export_from import Stores
+from ugallu.cli.export_from import Stores, holdings
 from ugallu.cli.export_what import Link, choose
 from ugallu.cli.main import main
+from ugallu.clock import SystemClock
 from ugallu.cluster.embedded.cluster import EmbeddedCluster
 from ugallu.cluster.port import NotFoundError
 from ugallu.errors import PermanentError
+from ugallu.evidence import keys, roll, trusted_root
 from ugallu.evidence.canonical import digest
 from ugallu.evidence.copies import Entry
+from ugallu.evidence.export import TooLargeError
 from ugallu.evidence.folder import Asked
 from ugallu.evidence.ports import EvidenceStore
+from ugallu.runtime.attestor.choose import bucket
+from ugallu.runtime.attestor.publish import SIGNERS
 from ugallu.runtime.ttl.archive import Archive
 from ugallu.runtime.ttl.chain import Chain
 from ugallu.runtime.ttl.marks import whole
 from ugallu.runtime.ttl.snapshot import snapshot
+from ugallu.settings import Settings
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.evidence import NOON, make_event
 from ugallu.testing.exporting import event, response
+from ugallu.testing.s3 import ACCESS, SECRET, FakeS3
 from ugallu.testing.sealing import Desk, desk
+from ugallu.testing.sigstore import WHO, FakeSigstore, new_key, spki_of
 
 NAMES = [f"se-{number:024x}" for number in range(3)]
 
@@ -168,6 +178,59 @@ async def test_a_copy_that_was_changed_is_told(state: Path, tmp_path: Path) -> N
         assert path.name in done.stderr
         assert not (tmp_path / "x").exists()
         path.write_bytes(content)
+
+
+async def test_a_bucket_is_read_as_its_config_says(tmp_path: Path) -> None:
+    """Under the address it has from here, with mounted credentials; who signs is named in it; no more is read than is
+    wanted, and what lies in a bucket of before is found there.
+    """
+    roots = FakeSigstore(ManualClock()).trusted_root
+    for name, content in {
+        "ugallu-trusted-root/trusted-root.json": roots,
+        "ugallu-worm-credentials/access-key": ACCESS.encode(),
+        "ugallu-worm-credentials/secret-key": SECRET.encode(),
+    }.items():
+        write(tmp_path / name, content)
+    spec = WORMConfigSpec(
+        endpoint="http://store.evidence.svc:8333",
+        bucket="evidence",
+        credentials_secret_ref=LocalObjectReference(name="ugallu-worm-credentials"),
+        encryption=EncryptionConfig(mode=EncryptionMode.SSE_S3),
+    )
+    key = keys.from_spki(spki_of(new_key()))
+    clock = SystemClock()
+    cluster = EmbeddedCluster.in_memory(clock=clock)
+    await cluster.create(WORMConfig(metadata=Metadata(name="default", namespace="ugallu-system"), spec=spec))
+    async with FakeS3(clock).serving() as fake:
+        for name in ("evidence", "before"):
+            fake.bucket(name)
+            store = bucket(msgspec.structs.replace(spec, endpoint=fake.url, bucket=name), tmp_path, clock)
+            until = clock.now() + dt.timedelta(days=1)
+            await store.put("a/b", name.encode(), media_type="text/plain", until=until)
+            await store.put(SIGNERS, roll.written([key]), media_type="application/json", until=None)
+            await store.aclose()
+        settings = Settings(secrets=str(tmp_path))
+        async with holdings(cluster, settings, endpoint=fake.url, signers=(WHO,)) as held:
+            assert held.trust.signers == (WHO, key)
+            assert trusted_root.read(held.root) == trusted_root.read(roots)
+            for name in ("evidence", "before"):
+                stored, content = await held.read(f"s3://{name}/a/b", 100)
+                assert content == name.encode()
+                assert stored.until is not None
+            _, part = await held.read("s3://evidence/a/b#bytes=1-3", 100)
+            assert part == b"vid"
+            with pytest.raises(TooLargeError):
+                await held.read("s3://evidence/a/b", 3)
+        nobody = Settings(secrets=str(tmp_path / "none"))
+        with pytest.raises(PermanentError, match="which logs and authorities to believe"):
+            async with holdings(cluster, nobody, endpoint=fake.url):
+                pass
+    await cluster.close()
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
 
 
 def link(name: str, **spec: object) -> Link:
