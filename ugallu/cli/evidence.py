@@ -10,11 +10,13 @@ from ugallu.errors import PermanentError, TransientError
 from ugallu.evidence import bundle as sigstore
 from ugallu.evidence import keys, statement, trusted_root, verify
 from ugallu.evidence.kit import KEY_FILE, ROOT_FILE, Kit
-from ugallu.evidence.ports import IntegrityError
+from ugallu.evidence.ports import IntegrityError, PublicKey
+from ugallu.evidence.roll import Roll
 from ugallu.evidence.stores.directory import DirectoryStore
 
 FOLDER = "evidence"
 STORE = "store"
+SIGNERS = "signers.json"
 ASK = "keep the disk as it is and find out who changed it"
 
 
@@ -27,7 +29,10 @@ class Archive:
         if not (folder / KEY_FILE).exists():
             raise PermanentError("nothing was sealed here", where=str(state), fix="run without --no-seal")
         self.folder = folder
-        self.key = keys.from_pem((folder / KEY_FILE).read_bytes(), where=str(folder / KEY_FILE))
+        key = keys.from_pem((folder / KEY_FILE).read_bytes(), where=str(folder / KEY_FILE))
+        past = (one for one in Roll(folder / SIGNERS).known if isinstance(one, PublicKey))
+        self.keys = tuple(dict.fromkeys((key, *past)))
+        """Those that signed here, the newest first."""
         self.trusted_root = (folder / ROOT_FILE).read_bytes()
         self._store = DirectoryStore(folder / STORE, SystemClock())
         self._root = trusted_root.read(self.trusted_root)
@@ -41,20 +46,21 @@ class Archive:
         content, spec = await self._read(status.worm_ref), await self._read(status.subject_ref)
         uid = event.metadata.uid
         # Status names the bundle, and status is not signed: only the statement itself says whose evidence this is.
-        signed = statement.parse(sigstore.read(content).envelope.payload)
+        archived = sigstore.read(content)
+        signed = statement.parse(archived.envelope.payload)
         if bundle.spec.attested_for.uid != uid or not statement.concerns(signed, uid, spec):
             raise IntegrityError("status names the evidence of another event", where=event.metadata.name, fix=ASK)
         return Kit(
             name=event.metadata.name,
             bundle=content,
             spec=spec,
-            key=self.key,
+            key=next((key for key in self.keys if key.hint == archived.hint), self.keys[0]),
             trusted_root=self.trusted_root,
         )
 
     def check(self, kit: Kit) -> verify.Report:
-        """Verify a kit as a stranger would, under the key and the log of this state."""
-        return verify.verify(kit.bundle, key=self.key, root=self._root, subject=kit.spec)
+        """Verify a kit as a stranger would, under the keys and the log of this state."""
+        return verify.verify(kit.bundle, key=self.keys, root=self._root, subject=kit.spec)
 
     async def _read(self, ref: EvidenceRef) -> bytes:
         # The directory may have been moved since: what counts is the key within the store.

@@ -37,6 +37,8 @@ class FakeOpenBao:
         self.min_encryption_version = 0
         self.versions: list[Key] = []
         self.calls: list[str] = []
+        self.signed = 0
+        """Messages that were signed."""
         self.forge = False
         """Sign with a key that nobody knows."""
         self._tokens: dict[str, float] = {}
@@ -117,6 +119,7 @@ class FakeOpenBao:
                 results.append({"error": "unable to decode input as base64", "reference": item.get("reference", "")})
                 continue
             signature = base64.b64encode(_sign(key, message, asked)).decode()
+            self.signed += 1
             made = {"signature": f"vault:v{version}:{signature}", "key_version": version}
             results.append({**made, "reference": item.get("reference", "")})
         return _json(200, {"data": {"batch_results": results} if "batch_input" in asked else results[0]})

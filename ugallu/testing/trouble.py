@@ -100,7 +100,12 @@ class Trouble:
         """Whether this life of the process is over: nothing of it is carried out any more."""
         self.dice = random.Random(seed)  # noqa: S311 - which byte changes is no secret
         self._left = sorted(strikes)
+        self._moments: dict[int, Callable[[], None]] = {}
         self._down: dict[str, float] = {}
+
+    def at_call(self, number: int, happens: Callable[[], None]) -> None:
+        """Let something happen just before the call with this number."""
+        self._moments[number] = happens
 
     @property
     def over(self) -> bool:
@@ -121,6 +126,7 @@ class Trouble:
         if self.dead:
             raise Killed
         self.calls.append(f"{who} {what}")
+        self._moments.pop(len(self.calls), _nothing)()
         fault = "away" if self._down.get(who, 0.0) > self.clock.monotonic() else ""
         while self._left and self._left[0].at <= len(self.calls):
             strike = self._left.pop(0)
@@ -155,6 +161,10 @@ class Trouble:
         self.dead = self.dead or ends
         if self.dead:
             raise Killed
+
+
+def _nothing() -> None:
+    """Happens mostly."""
 
 
 class TroubledPeer:

@@ -17,7 +17,7 @@ from ugallu.evidence.kit import KEY_FILE, ROOT_FILE
 from ugallu.evidence.logs.tiles import TileLog
 from ugallu.evidence.ports import EvidenceStore, Leg, PublicKey, TimestampAuthority, TransparencyLog
 from ugallu.evidence.roll import Roll
-from ugallu.evidence.signers.local import KeyFile, LocalSigner, open_key
+from ugallu.evidence.signers.local import open_key
 from ugallu.evidence.stores.directory import DirectoryStore
 from ugallu.evidence.stores.retention import DEFAULT_RETENTION, Retention
 from ugallu.evidence.trust import Trust
@@ -31,6 +31,7 @@ from ugallu.operator.shared import Lent
 from ugallu.runtime.attestor.configs import MissingFileError, Opened, Place, Wanted, gather, open_all
 from ugallu.runtime.attestor.live import Live, LiveAuthority, LiveLog, LiveSigner, LiveStore
 from ugallu.runtime.attestor.publish import Publisher
+from ugallu.runtime.attestor.rotate import SIGNERS, RotatingSigner
 
 if TYPE_CHECKING:
     from ugallu.evidence.stores.s3 import S3Store
@@ -133,7 +134,7 @@ def configured(wanted: Wanted, platform: Platform) -> Ports:
     except MissingFileError as error:
         # Mounted when the Pod is told to, a minute later: worth another try.
         raise TransientError(error.what, where=error.where, fix=error.fix) from error
-    roll = Roll(folder / "signers.json")
+    roll = Roll(folder / SIGNERS)
     before = published(folder)
     roll.add(*before.signers)
 
@@ -177,10 +178,10 @@ def _seals_here(platform: Platform) -> bool:
 
 
 class Published(NamedTuple):
-    """What the key and log of this directory published, before a config took their place."""
+    """What the keys and the log of this directory published, before a config took their place."""
 
     root: TrustedRoot
-    signers: tuple[PublicKey, ...] = ()
+    signers: tuple[PublicKey | Identity, ...] = ()
 
 
 def published(folder: Path) -> Published:
@@ -188,7 +189,8 @@ def published(folder: Path) -> Published:
     key, root = folder / KEY_FILE, folder / ROOT_FILE
     if not key.exists() or not root.exists():
         return Published(TrustedRoot({}))
-    return Published(trusted_root.read(root.read_bytes()), (keys.from_pem(key.read_bytes(), where=str(key)),))
+    now = keys.from_pem(key.read_bytes(), where=str(key))
+    return Published(trusted_root.read(root.read_bytes()), (now, *Roll(folder / SIGNERS).known))
 
 
 def merged(now: TrustedRoot, before: TrustedRoot) -> TrustedRoot:
@@ -211,7 +213,7 @@ async def _of_the_machine() -> None:
 
 def local(folder: Path, platform: Platform) -> Ports:
     """Return the embedded ports: `keys/` (made on first use), `log/`, `store/`, and what verifiers need beside them."""
-    key = _signing_key(folder)
+    signer = RotatingSigner(folder, platform.clock, platform.log)
     log_key = open_key(folder / "keys" / "log.key")
     log = TileLog(folder / "log", log_key, folder / "keys" / "log.witness", platform.clock)
     with contextlib.ExitStack() as undo:
@@ -219,16 +221,16 @@ def local(folder: Path, platform: Platform) -> Ports:
         # Whoever has the log is alone here: what lies around is a dead process's, and may be a key.
         remove_strays(folder)
         remove_strays(folder / "keys")
+        signer.look()
         lent = directory(folder, platform)
         undo.callback(lent.give_back)
         root = trusted_root.write([log.trusted_root])
         make_directory(folder)
         write_durably(folder / ROOT_FILE, root)
-        write_durably(folder / KEY_FILE, keys.to_pem(key.public))
+        write_durably(folder / KEY_FILE, keys.to_pem(signer.signs_as[0]))
         close = undo.pop_all().close
-    signer = LocalSigner(key)
     known = Known(trusted_root.read(root))
-    return Ports((Leg("primary", signer),), log, lent.value, lambda: known, close)
+    return Ports((Leg("primary", signer),), log, lent.value, lambda: known, close, services=(signer,))
 
 
 def directory(folder: Path, platform: Platform) -> Lent[DirectoryStore]:
@@ -243,19 +245,3 @@ def directory(folder: Path, platform: Platform) -> Lent[DirectoryStore]:
         return store
 
     return platform.shared.take(f"store {folder}", opened, DirectoryStore.close)
-
-
-def _signing_key(folder: Path) -> KeyFile:
-    """Open the key, or make it, but never a second one: what the first has signed would verify under neither."""
-    path, published = folder / "keys" / "attestor.key", folder / KEY_FILE
-    if published.exists():
-        known = keys.from_pem(published.read_bytes(), where=str(published))
-        found = open_key(path) if path.exists() else None
-        if found is None or found.public != known:
-            raise PermanentError(
-                f"the key {known.key_id} that signed the evidence here is {'gone' if found is None else 'another'}",
-                where=str(path),
-                fix=f"put it back; to begin anew with another key, move {folder} away",
-            )
-        return found
-    return open_key(path)

@@ -575,7 +575,7 @@ async def test_a_signing_key_is_never_replaced(tmp_path: Path) -> None:
             key.touch(mode=0o600)
             key.write_bytes(content)
         with pytest.raises(PermanentError, match="another" if content else "gone"):
-            local(evidence, SimpleNamespace(clock=clock))  # type: ignore[arg-type]
+            local(evidence, SimpleNamespace(clock=clock, log=None))  # type: ignore[arg-type]
         assert (evidence / "ugallu.pub").read_bytes() == published
         assert key.exists() is (content is not None)
     key.write_bytes(kept)
@@ -622,7 +622,7 @@ def test_sealing_on_kubernetes_is_refused_unless_local_evidence_is_asked_for(tmp
     with pytest.raises(PermanentError, match="none is ever chosen by default"):
         choose(there)  # type: ignore[arg-type]
     there.settings = load({"evidence": "local"}, {})
-    there.state, there.clock, there.shared = tmp_path, ManualClock(), Shared()
+    there.state, there.clock, there.shared, there.log = tmp_path, ManualClock(), Shared(), None
     choose(there).close()  # type: ignore[arg-type]
     assert issubclass(IntegrityError, PermanentError)
 
