@@ -269,8 +269,8 @@ def test_an_overlay_installs_upgrades_and_leaves_nothing_behind(cluster: Control
 
 
 def test_the_audit_log_is_read_on_the_control_plane(cluster: ControlPlane, tmp_path: Path) -> None:
-    """A Pod on each node of the control plane whatever the label's value, and on no other; beside the webhook."""
-    folder = installation(tmp_path, "standard", "audit-file")
+    """A Pod on each node of the control plane whatever the label's value, and on no other; beside the webhook, and what reads its bus."""
+    folder = installation(tmp_path, "standard", "audit-file", "ingest")
     label = {"node-role.kubernetes.io/control-plane": "true"}
     taint = {"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}
     nodes: list[Document] = [
@@ -282,6 +282,7 @@ def test_the_audit_log_is_read_on_the_control_plane(cluster: ControlPlane, tmp_p
     try:
         install(cluster, folder)
         (pod,) = cluster.wait("a Pod for the log", lambda: pods(cluster, "audit-file"), 30)
+        cluster.wait("a Pod for the bus", lambda: pods(cluster, "ingest"), 30)
         found = json.loads(cluster.kubectl("get", pod, "-n", "ugallu-system-privileged", "-o", "json"))
         (term,) = found["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
             "nodeSelectorTerms"
