@@ -204,7 +204,7 @@ class Correlator:
         found: dict[tuple[str, ...], Sequence[int]] = {}
         for reference, rule in matches:
             group = plan.groups[reference](case, rule)
-            if group is not None and (tags := plan.tags[reference](case, rule)):
+            if (group or not plan.group_by) and (tags := plan.tags[reference](case, rule)):
                 found[group] = [*found[group], *tags] if group in found else tags
         taken = ((group, self._count(name, group, case, at, tags)) for group, tags in found.items())
         return [(group, crossing) for group, crossing in taken if crossing is not None]
@@ -214,7 +214,7 @@ class Correlator:
     ) -> Sequence[tuple[tuple[str, ...], Crossing]]:
         reference, rule = match
         group = plan.groups[reference](case, rule)
-        if group is None or not (tags := plan.tags[reference](case, rule)):
+        if (plan.group_by and not group) or not (tags := plan.tags[reference](case, rule)):
             return ()
         crossing = self._count(name, group, case, at, tags)
         return () if crossing is None else ((group, crossing),)

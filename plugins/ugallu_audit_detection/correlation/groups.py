@@ -66,13 +66,13 @@ class Groups:
     def take(self, key: bytes, at: float, tags: Sequence[int], mark: Mark) -> Crossing | None:
         """Take in a match of the group with this key; return the crossing that it causes."""
         self._kept = None
-        behind = self.newest - at
-        if behind > LATE:
+        if at > self.newest:
+            self.newest = at
+        elif (behind := self.newest - at) > LATE:
             if behind <= max(ANOTHER, self._span):
                 self.late += 1
                 return None
             self.clear()
-        if behind < 0 or behind > LATE:
             self.newest = at
         states = self._states
         before = states.get(key)

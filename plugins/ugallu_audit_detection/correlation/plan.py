@@ -52,8 +52,11 @@ class Plan:
     references: tuple[str, ...]
     """What it calls the rules: by id, by name, by the name of their SigmaRule, or with `*`."""
     group_by: tuple[str, ...]
-    groups: tuple["Group", ...]
-    """For each reference what reads the group of its matches."""
+    groups: tuple[Read, ...]
+    """For each reference what reads the group of its matches: a text for each field.
+
+    Nothing where the event lacks one of them, so that it belongs to no group.
+    """
     tags: tuple["Tags", ...]
     """For each reference what tells its matches apart in the window: values that are counted, else the rule."""
     window: Window
@@ -69,28 +72,20 @@ class Plan:
     """Two versions of a correlation that have this in common have their windows in common."""
 
 
-Group = Callable[[RecordView, str], tuple[str, ...] | None]
-"""Reads the group of a match; None where the event lacks a value, so that it belongs to no group."""
 Tags = Callable[[RecordView, str], Sequence[int]]
 
 
-def _group(readers: Sequence[Read]) -> Group:
+def _group(readers: Sequence[Read]) -> Read:
     if len(readers) == 1:
-        read = readers[0]
+        return readers[0]
 
-        def one(view: RecordView, rule: str) -> tuple[str, ...] | None:
-            texts = read(view, rule)
-            return texts if len(texts) == 1 else (",".join(texts),) if texts else None
-
-        return one
-
-    def several(view: RecordView, rule: str) -> tuple[str, ...] | None:
-        found = []
+    def several(view: RecordView, rule: str) -> tuple[str, ...]:
+        found: list[str] = []
         for read in readers:
-            texts = read(view, rule)
-            if not texts:
-                return None
-            found.append(",".join(texts))
+            text = read(view, rule)
+            if not text:
+                return ()
+            found += text
         return tuple(found)
 
     return several
@@ -139,13 +134,13 @@ def plan_of(document: upstream.Correlation, *, where: str) -> Plan:
     span = float(min(document.seconds, MAX_SPAN))
     counted = document.fields if document.type == "value_count" else ()
 
-    def readers(fields: Iterable[str], name: str, at: str) -> tuple[Read, ...]:
-        return tuple(_reader(document.aliases, field, name, f"{here}.{at}") for field in fields)
+    def readers(fields: Iterable[str], name: str, at: str, *, joined: bool = False) -> list[Read]:
+        return [_reader(document.aliases, field, name, f"{here}.{at}", joined=joined) for field in fields]
 
     return Plan(
         references=names,
         group_by=document.group_by,
-        groups=tuple(_group(readers(document.group_by, name, "group-by")) for name in names),
+        groups=tuple(_group(readers(document.group_by, name, "group-by", joined=True)) for name in names),
         tags=tuple(_tags(readers(counted, name, "condition.field"), place) for place, name in enumerate(names)),
         window=_window(document, references, names, span, here),
         span=span,
@@ -176,7 +171,8 @@ def _known_digest(text: str) -> int:
 # Fields
 
 
-def _reader(aliases: Mapping[str, Mapping[str, str]], name: str, rule: str, where: str) -> Read:
+def _reader(aliases: Mapping[str, Mapping[str, str]], name: str, rule: str, where: str, *, joined: bool) -> Read:
+    """Return what reads a field; `joined`: the texts of a list in one."""
     field = aliases[name].get(rule, "") if name in aliases else name
     if not field:
         # The alias says nothing of this rule, whose matches belong to no group then.
@@ -191,10 +187,10 @@ def _reader(aliases: Mapping[str, Mapping[str, str]], name: str, rule: str, wher
             where=where,
             fix="as in user.username, objectRef.namespace, sourceIPs, annotations.KEY; or an alias",
         )
-    return _texts(found)
+    return _texts(found, joined=joined)
 
 
-def _texts(field: Field) -> Read:
+def _texts(field: Field, *, joined: bool) -> Read:
     read = field.read
     if field.shape is Shape.TEXT:
 
@@ -203,7 +199,12 @@ def _texts(field: Field) -> Read:
             return (value,) if value else ()
 
         return text
-    return lambda view, _rule: tuple(text for value in read(view) if (text := text_of(value)))
+
+    def texts(view: RecordView, _rule: str) -> tuple[str, ...]:
+        found = tuple(text for value in read(view) if (text := text_of(value)))
+        return (",".join(found),) if joined and len(found) > 1 else found
+
+    return texts
 
 
 # Windows

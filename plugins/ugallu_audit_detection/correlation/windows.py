@@ -18,11 +18,14 @@ LATE: Final = 60.0
 """Seconds that a match may come late and still take its place in time."""
 MAX_RECENT: Final = 64
 """Matches of an ordered group that may still change their order."""
+MAX_MOVES: Final = 1024
+"""Sets of tags whose steps are remembered; an event has one tag, or as many as rules that it matches."""
 
 Mark = bytes
 """16 bytes that stand for the audit id of a match: see `mark_of`."""
 
 _moment = Struct("<d").unpack_from
+_moments = Struct("<dd").unpack_from
 _head = Struct("<d").pack
 _AFTER_HEAD: Final = 8
 NEW: Final = _head(-math.inf)
@@ -241,6 +244,8 @@ class Ordered:
         self._newest = [(1 << tag, 2 * starts + place) for place, tag in enumerate(absent)]
         self._steps: list[tuple[int, int, int, _End]] = []
         """Of each chain from the last step to the first, so that no event is two: tag, whence, where to, the chain."""
+        self._moves: dict[int, list[tuple[int, int, _End]]] = {}
+        """What of that an event with these tags does."""
         offset = 0
         for chain in chains:
             places = [offset + 2 * step for step in range(len(chain.steps) - 1)]
@@ -258,10 +263,10 @@ class Ordered:
         self, state: bytes, at: float, tags: Sequence[int], mark: Mark, floor: float
     ) -> tuple[bytes, Crossing | None]:
         """See `Window`; the tags are those of one event, which is one step of a chain and never two."""
-        crossed = _moment(state)[0]
         if len(state) == _AFTER_HEAD:
-            state += _head(crossed) + self._nothing + self._nothing
-        if at <= crossed or at < _moment(state, _AFTER_HEAD)[0]:
+            state += state + self._nothing + self._nothing
+        crossed, settled = _moments(state)
+        if at <= crossed or at < settled:
             return state, None
         size, end = self._entry.size, len(state)
         mask = 1 << tags[0] if len(tags) == 1 else sum(1 << tag for tag in set(tags))
@@ -305,9 +310,12 @@ class Ordered:
             if seen & tag:
                 progress[place] = end
         ended: list[tuple[int, float, Mark]] = []
-        for tag, before, after, chain in self._steps:
-            if not seen & tag:
-                continue
+        moves = self._moves.get(seen)
+        if moves is None:
+            if len(self._moves) >= MAX_MOVES:
+                self._moves.clear()
+            moves = self._moves[seen] = [step[1:] for step in self._steps if seen & step[0]]
+        for before, after, chain in moves:
             # A chain that has not begun starts at -inf.
             since, start = (progress[before], progress[before + 1]) if before >= 0 else (end, mark)
             if after >= 0:

@@ -27,6 +27,8 @@ MAX_REQUESTS = 4096
 """Kinds of request remembered. A cluster makes a few hundred; a client can invent any number of resources."""
 MAX_CASES = 16384
 """Callers times kinds of request remembered; about a kilobyte each. Then they are forgotten and learned anew."""
+MAX_CASE_BYTES = 8 << 20
+"""Bytes of what they are remembered by, which clients choose."""
 OTHER = "\0"
 """Stands for every value that no rule names."""
 
@@ -61,6 +63,7 @@ class Matcher:
         self._named = _named(self._active)
         self._requests: dict[Request, tuple[Rest, ...]] = {}
         self._cases: dict[tuple[str | bytes, ...], Known | None] = {}
+        self._bytes = 0
         self.callers = Callers()
 
     def match(self, record: AuditRecord) -> Sequence[CompiledRule]:
@@ -114,10 +117,14 @@ class Matcher:
         return known
 
     def _remember(self, key: tuple[str | bytes, ...], known: Known | None) -> None:
-        if sum(map(len, key)) > MAX_KEY:
+        size = sum(map(len, key))
+        if size > MAX_KEY:
             return  # a URL may be a megabyte long, and all of it the name of a resource
-        if len(self._cases) >= MAX_CASES and key not in self._cases:
-            self._cases.clear()
+        if key not in self._cases:
+            self._bytes += size
+            if len(self._cases) >= MAX_CASES or self._bytes > MAX_CASE_BYTES:
+                self._cases.clear()
+                self._bytes = size
         self._cases[key] = known
 
     def _of_request(self, request: Request) -> tuple[Rest, ...]:

@@ -4,6 +4,7 @@ Text compares without regard to case unless the rule says `cased`. A field that 
 does, and its negation if none does. An empty field is an absent field: the API server never writes one.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -337,12 +338,8 @@ def _numbers(number: float, op: str) -> Numbers:
             return Numbers(equals=number)
 
 
-_COMPARISONS: dict[str, Callable[[str, str], bool]] = {
-    "equals": str.__eq__,
-    "startswith": str.startswith,
-    "endswith": str.endswith,
-    "contains": str.__contains__,
-}
+MAX_COMPARED = 1000
+"""Values of a field that are compared with those of another."""
 
 
 def _compared(left: Field, right: Field, how: str) -> Expr:
@@ -351,17 +348,32 @@ def _compared(left: Field, right: Field, how: str) -> Expr:
 
     def holds(view: RecordView) -> bool:
         others = _folded_texts(right, view)
-        return bool(others) and any(hit(text, other) for text in _folded_texts(left, view) for other in others)
+        return bool(others) and hit(_folded_texts(left, view), others)
 
     # Conditions that look at two parts are never settled by one of them: they count as no cheaper than a status.
     part = left.part if left.part is right.part else max(left.part, right.part, Part.STATUS)
     return Check(f"{left.name} {how} the value of {right.name}", part, holds)
 
 
-def _folded_texts(field: Field, view: RecordView) -> list[str]:
+def _contains(texts: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    joined = "\n".join(texts)  # what is not in here is in none of them
+    return any(other in joined and any(other in text for text in texts) for other in others)
+
+
+_COMPARISONS: dict[str, Callable[[tuple[str, ...], tuple[str, ...]], bool]] = {
+    "equals": lambda texts, others: not set(texts).isdisjoint(others),
+    "startswith": lambda texts, others: any(text.startswith(others) for text in texts),
+    "endswith": lambda texts, others: any(text.endswith(others) for text in texts),
+    "contains": _contains,
+}
+"""Whether any of some texts is so with any of others."""
+
+
+def _folded_texts(field: Field, view: RecordView) -> tuple[str, ...]:
     found = field.read(view)
     values: Iterable[Any] = (found,) if field.shape is Shape.TEXT else found
-    return list(dict.fromkeys(text_of(value).casefold() for value in values if value != ""))[:1000]
+    texts = dict.fromkeys(text_of(value).casefold() for value in values if value != "")
+    return tuple(itertools.islice(texts, MAX_COMPARED))
 
 
 ANY_TEXT = Field("some text of the event", Part.EVERYTHING, Shape.TEXTS, lambda view: haystack(view).texts)
