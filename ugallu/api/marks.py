@@ -65,10 +65,9 @@ class ProofMark(Wire, frozen=True, kw_only=True):
 
 
 class EntryMark(Wire, frozen=True, kw_only=True):
-    """What the log has signed for."""
+    """That the log has signed for it."""
 
     inclusion_proof: ProofMark | None = None
-    checkpoint: str = ""
 
 
 class BundleMarkSpec(Wire, frozen=True, kw_only=True):

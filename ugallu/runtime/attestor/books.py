@@ -2,12 +2,13 @@
 
 import bisect
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from ugallu.api.bundle import BundlePhase
+from ugallu.api.bundle import AttestationBundle, BundlePhase
 from ugallu.api.marks import BundleMark, EventMark, ResponseMark
 from ugallu.clock import Clock
-from ugallu.cluster.port import Change, View
+from ugallu.cluster.port import Change, Cluster, NotFoundError, View
 from ugallu.metrics import Metrics
 from ugallu.runtime.attestor.parent import FINISHED, RESPONSE, is_attested
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 EVERY = 15.0
 """Seconds between two looks at the age of the oldest bundle."""
 KEPT = 16
-"""Checkpoints kept: one would be enough, if nobody else could write a status."""
+"""Bundles remembered for their checkpoints: one would be enough, if nobody else could write a status."""
 
 
 class Books:
@@ -57,10 +58,18 @@ class Books:
         """Every known event and finished response is attested, or its bundle has failed for good or for long."""
         return self._owed <= self._failed and self._over <= self._sealed | self._failed
 
-    @property
-    def checkpoints(self) -> tuple[str, ...]:
-        """The checkpoints with the largest trees that bundles name, largest first. Not checked: others write status."""
-        return tuple(text for _, text in reversed(self._tallest))
+    async def checkpoints(self, cluster: Cluster) -> AsyncIterator[str]:
+        """Yield the checkpoints with the largest trees that bundles name, largest first.
+
+        Not checked: others write status. Read when they are asked for, which is once: marks are many.
+        """
+        for _, name in reversed(self._tallest):
+            try:
+                bundle = await cluster.get(AttestationBundle, name)
+            except NotFoundError:
+                continue
+            if bundle.status.rekor_entry is not None:
+                yield bundle.status.rekor_entry.checkpoint
 
     async def run(self) -> None:
         """Publish the age of the oldest bundle that is not sealed, until cancelled."""
@@ -90,8 +99,8 @@ class Books:
     def _bundle(self, change: Change, bundle: BundleMark) -> None:
         uid = bundle.metadata.uid
         entry = bundle.status.rekor_entry
-        if entry is not None and entry.inclusion_proof is not None and entry.checkpoint:
-            self._note(entry.inclusion_proof.tree_size, entry.checkpoint)
+        if entry is not None and entry.inclusion_proof is not None:
+            self._note(entry.inclusion_proof.tree_size, bundle.metadata.name)
         before = self._phases.pop(uid, None)
         phase = None if change is Change.DELETED else bundle.status.phase or BundlePhase.PENDING
         if phase is BundlePhase.SEALED and bundle.spec.attested_for.kind == RESPONSE:
@@ -110,11 +119,11 @@ class Books:
         if before is not self._phases.get(uid):
             self._move(before, self._phases.get(uid))
 
-    def _note(self, size: int, checkpoint: str) -> None:
+    def _note(self, size: int, name: str) -> None:
         if len(self._tallest) == KEPT and size <= self._tallest[0][0]:
             return
-        if (size, checkpoint) not in self._tallest:
-            bisect.insort(self._tallest, (size, checkpoint))
+        if (size, name) not in self._tallest:
+            bisect.insort(self._tallest, (size, name))
             del self._tallest[:-KEPT]
 
     def _move(self, before: BundlePhase | None, after: BundlePhase | None) -> None:

@@ -69,7 +69,7 @@ class Attestor(Operator[Wanted]):
             await enqueue_responses.again(key)
 
         alarms = Alarms(lambda finding: platform.emitter.submit([finding]), platform.clock)
-        stages = Stages(ports, lambda: books.checkpoints, platform.clock, platform.metrics)
+        stages = Stages(ports, lambda: books.checkpoints(platform.cluster), platform.clock, platform.metrics)
         reseal = Reseal(
             stages,
             platform.cluster,

@@ -7,7 +7,7 @@ before the next one begins: the log is asked with the very envelope that was sta
 """
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 import anyio
@@ -91,7 +91,9 @@ class _Blob(NamedTuple):
 class Stages:
     """The stages over one set of ports."""
 
-    def __init__(self, ports: Ports, checkpoints: Callable[[], Iterable[str]], clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self, ports: Ports, checkpoints: Callable[[], AsyncIterator[str]], clock: Clock, metrics: Metrics
+    ) -> None:
         self.ports = ports
         self.store = ports.store
         self.log = ports.log
@@ -185,7 +187,7 @@ class Stages:
 
         Its own witness may have been put back with it.
         """
-        for text in self._checkpoints():
+        async for text in self._checkpoints():
             for log in self.ports.root.logs.values():
                 try:
                     signed = verify.signed_checkpoint(text, log)
