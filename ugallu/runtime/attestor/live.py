@@ -147,6 +147,8 @@ class Live:
         self._store = store
         for note in retention.notes:
             self._log.warning("the retention asked for is not what is kept", note=note)
+        if spec.quotas is not None:
+            self._log.warning("not followed: S3 has no call that says how full a store is", field="spec.quotas")
         self._arrived.set()
         if before is not None:
             self._log.info("another store: WORMConfig has changed", store=store.endpoint)

@@ -200,8 +200,8 @@ class Reseal:
             draft = await self.stages.sign(draft)
             await self.stages.stage(_draft_key(bundle), draft)
         changes = said.signed(draft, self.stages.mode, self._now())
-        message = f"signed by {changes['signature'].key_id}"
-        return draft, {**changes, "conditions": self.conditions(bundle, "Signed", "SignerOK", message)}
+        reason, message = said.signer(self.stages.mode), f"signed by {changes['signature'].key_id}"
+        return draft, {**changes, "conditions": self.conditions(bundle, "Signed", reason, message)}
 
     async def _enter(self, bundle: AttestationBundle, draft: Draft) -> Made:
         if any(leg.entry is None for leg in _signed(draft, bundle).legs):

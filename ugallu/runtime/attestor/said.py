@@ -33,6 +33,11 @@ def signed(draft: Draft, mode: str, now: dt.datetime) -> dict[str, Any]:
     }
 
 
+def signer(mode: str) -> str:
+    """Return the reason of the condition Signed: a key for development proves nothing to anybody."""
+    return "DevMode" if mode == SigningMode.ED25519_DEV else "SignerOK"
+
+
 def _key_id(draft: Draft) -> str:
     names = [leg.envelope.key_id for leg in draft.legs]
     return names[0] if len(names) == 1 else f"dual:{'+'.join(names)}"

@@ -311,7 +311,7 @@ class Share:
         company = f"in a statement shared by {len(facts.members)} events"
         reason, message = said.kept(archived)
         words = (
-            ("Signed", "SignerOK", f"signed by {signed['signature'].key_id}, {company}"),
+            ("Signed", said.signer(self._stages.mode), f"signed by {signed['signature'].key_id}, {company}"),
             ("Logged", "LoggerOK", f"entry {entry.index} of {self._stages.origin(entry)}, {company}"),
             ("Archived", reason, f"{message}, {company}"),
         )
