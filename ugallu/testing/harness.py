@@ -117,6 +117,7 @@ async def running(
             seal=base.seal,
             audit=base.audit if settings else AuditSettings(),
             secrets=base.secrets,
+            kubernetes=base.kubernetes,
             bus=base.bus,
             emit=base.emit,
             listen=ListenSettings(health="", metrics=""),

@@ -18,8 +18,18 @@ import yaml
 from structlog.testing import capture_logs
 
 from ugallu.api.bundle import AttestationBundle, SigningMode
+from ugallu.api.event import SecurityEvent
 from ugallu.api.meta import Metadata
-from ugallu.api.platform import QuotaConfig, WORMConfig, WORMConfigSpec
+from ugallu.api.platform import (
+    AttestorConfig,
+    AttestorConfigSpec,
+    FulcioConfig,
+    QuotaConfig,
+    RekorConfig,
+    WORMConfig,
+    WORMConfigSpec,
+)
+from ugallu.cluster.port import list_all
 from ugallu.evidence.logs.rekor_v1 import RekorV1
 from ugallu.evidence.logs.rekor_v2 import RekorV2
 from ugallu.evidence.logs.witness import Witness
@@ -32,11 +42,13 @@ from ugallu.runtime.attestor.configs import FULCIO_TOKEN, Place, gather, open_al
 from ugallu.runtime.attestor.gate import Gate
 from ugallu.runtime.attestor.live import Live
 from ugallu.runtime.attestor.operator import Attestor
+from ugallu.settings import Settings
 from ugallu.testing.afar import NAMESPACE, Shape, World, empty_cluster, living
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import memory_cluster, running_cache
 from ugallu.testing.contracts.evidence import subject
 from ugallu.testing.evidence import make_event
+from ugallu.testing.harness import running
 from ugallu.testing.rekor_v2 import FakeRekorV2
 from ugallu.testing.sigstore import FakeRekor, keyed
 from ugallu.testing.trouble import TrueClock
@@ -59,6 +71,28 @@ async def test_a1_a_key_for_development_is_called_one(tmp_path: Path, burst: boo
         assert status.signature is not None
         assert status.signature.mode == "ed25519-dev"
         assert [c.reason for c in status.conditions if c.type == "Signed"] == ["DevMode"]
+    await cluster.close()
+
+
+async def test_a1_a_config_that_cannot_be_followed_seals_nothing(tmp_path: Path) -> None:
+    """From the first moment on: no key of our own signs instead, Ready is False with the field, the event waits."""
+    cluster = memory_cluster()
+    spec = AttestorConfigSpec(
+        fulcio=FulcioConfig(issuer="https://issuer.test", fulcio_url="https://fulcio.test"),
+        rekor=RekorConfig(url="https://rekor.test", enabled=False),
+    )
+    await cluster.create(AttestorConfig(metadata=Metadata(name="default", namespace=NAMESPACE), spec=spec))
+    await cluster.create(make_event("se-1"))
+    settings = Settings(state=str(tmp_path), secrets=str(tmp_path / "secrets"))
+    async with running(Attestor, cluster=cluster, settings=settings) as run:
+        cell = run.process.supervisor.cells[0]
+        await run.process.supervisor.until(lambda: "trusted-root.json" in cell.reason)
+        config = await cluster.get(AttestorConfig, "default", NAMESPACE)
+        (ready,) = (c for c in config.status.conditions if c.type == "Ready")
+        assert ready.status == "False"
+        assert (await cluster.get(SecurityEvent, "se-1")).status.phase is None
+        assert (await list_all(cluster, AttestationBundle))[0] == []
+    assert not (tmp_path / "evidence").exists()
     await cluster.close()
 
 
