@@ -351,7 +351,9 @@ def _compared(left: Field, right: Field, how: str) -> Expr:
         return bool(others) and hit(_folded_texts(left, view), others)
 
     # Conditions that look at two parts are never settled by one of them: they count as no cheaper than a status.
-    part = left.part if left.part is right.part else max(left.part, right.part, Part.STATUS)
+    # Nor are they by the kind of request, which the matcher tells apart only as far as rules name its values.
+    same = left.part is right.part and left.part is not Part.KEY
+    part = left.part if same else max(left.part, right.part, Part.STATUS)
     return Check(f"{left.name} {how} the value of {right.name}", part, holds)
 
 
