@@ -41,8 +41,12 @@ T = TypeVar("T")
 
 LANES: Final = 2
 """Statements under way at once: one is signed and stored while the other's events are told."""
-ALONE: Final = 12
-"""Events sealed one by one at the same time; more than that is a burst."""
+ALONE: Final = 2
+"""Events sealed one by one at the same time; more than that is a burst.
+
+Few: a lane takes what has come for little more than the price of one, and at 200 events a second half are sealed within
+60 ms where twelve at a time take 180 (a bucket: 250 instead of 1,600).
+"""
 AT_ONCE: Final = 64
 """Members of a statement read or told at once."""
 
@@ -318,9 +322,12 @@ class Share:
         conditions = [said.condition(*word, holds=True, now=now, generation=1) for word in words]
         common = {"statementDigest": facts.digest, **signed, **said.logged(draft), "conditions": conditions}
 
+        # What is said to all is made once: there are a thousand of them.
+        whole = msgspec.to_builtins({**common, **said.sealed(archived, archived.subject, now)})
+
         async def tell(member: Member) -> None:
-            subject = _part(archived.subject, facts, member)
-            changes = msgspec.to_builtins({**common, **said.sealed(archived, subject, now)})
+            subject = said.sealed(archived, _part(archived.subject, facts, member), now)["subjectRef"]
+            changes = {**whole, "subjectRef": msgspec.to_builtins(subject)}
             await self._patiently(lambda: self._tell_one(member, changes, left=left))
 
         await _each(facts.members, tell)
