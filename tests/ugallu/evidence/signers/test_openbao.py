@@ -95,20 +95,32 @@ async def test_a_rotation_under_load_loses_no_signature_and_no_key(clock: Manual
     async def load() -> None:
         for number in range(50):
             made.append(await sign(by, b"%d" % number))
+            if len(made) in (40, 80, 120):
+                bao.rotate()
+                await clock.advance(FRESH)
             await anyio.lowlevel.checkpoint()
 
     async with anyio.create_task_group() as tg:
         for _ in range(4):
             tg.start_soon(load)
-        for _ in range(3):
-            await anyio.lowlevel.checkpoint()
-            bao.rotate()
-            await clock.advance(FRESH)
     made.append(await sign(by))
     assert all(map(holds, made))
     assert {envelope.key for envelope in made} <= set(by.signs_as)
     assert len(by.signs_as) == 4
     assert made[-1].key == by.signs_as[0]
+
+
+async def test_the_version_that_is_known_signs_until_the_next_look(clock: ManualClock, folder: Path) -> None:
+    """A8: each signature is asked of one version by number, so a rotation in between costs no second one."""
+    bao = fake(clock, folder)
+    by = signer(bao, folder)
+    first = await sign(by)
+    bao.rotate()
+    assert (await sign(by)).key == first.key
+    assert bao.signed == 2
+    await clock.advance(FRESH)
+    assert (await sign(by)).key != first.key
+    assert bao.signed == 3
 
 
 async def test_every_version_stays_known_over_a_restart(clock: ManualClock, folder: Path) -> None:

@@ -195,6 +195,7 @@ async def test_what_the_attestor_says_of_itself_is_not_called_over_here() -> Non
     """That a service refuses it is told by the attestor, and nothing that is seen from here says that it was let in again."""
     async with desk() as at:
         await at.renew()
+        assert await at.look() == []
         who = external(ExternalKind.ENDPOINT, "ugallu-attestor", source="ugallu-attestor")
         refused = Finding(
             UNAVAILABLE, who, key="x", detected_at=at.clock.now(), correlation="attestor-sign-unauthorized"
