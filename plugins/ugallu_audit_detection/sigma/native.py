@@ -210,10 +210,11 @@ def _annotation(key: str, patterns: Sequence[str], where: str) -> Expr:
         return Atom(fields.annotation(key), test)
     wanted = any_pattern((glob(key, where=where),))
     hit = test.on_text() if isinstance(test, Texts) else value_test(test)
+    head = re.split(r"[*?]", key, maxsplit=1)[0]
 
     def holds(view: RecordView) -> bool:
         for name, value in view.annotations.items():  # noqa: SIM110 - asked of every event, and a loop is twice as fast
-            if wanted(name) and hit(value):
+            if name.startswith(head) and wanted(name) and hit(value):
                 return True
         return False
 

@@ -34,10 +34,8 @@ MAX_CALLERS = 4 << 20
 """Bytes of all callers that are remembered, as JSON: ten thousand or more. Then they are forgotten and learned anew."""
 MAX_FAMILIAR = 4096
 """Answers, and annotations, that are remembered."""
-MAX_ANSWER = 64
-"""Bytes. What is longer has a message, and is seldom seen twice."""
-MAX_NOTES = 512
-"""Bytes. What is longer is more than the authorizer's decision and its reason."""
+MAX_SHORT = 512
+"""Bytes of one: room for a refusal that a controller meets again and again, and for a decision with its reason."""
 MAX_KEY = 4096
 """Bytes. What is longer (a caller with hundreds of groups, an invented resource) is not remembered."""
 
@@ -68,7 +66,7 @@ class Callers:
     """Callers already decoded, by their bytes: a cluster has few, and each makes thousands of requests.
 
     And answers, nearly all of which are a code and nothing else; and annotations, most of which name the binding that
-    allows what a caller does again and again.
+    allows what a caller does.
     """
 
     def __init__(self) -> None:
@@ -171,7 +169,7 @@ class RecordView:
     def response(self) -> AuditResponse:
         """`responseStatus`; code 0 before a status is known."""
         raw = self.record.response_status
-        if self._callers is None or len(raw) > MAX_ANSWER:
+        if self._callers is None or len(raw) > MAX_SHORT:
             return self._decoded(_response, raw, AuditResponse) or UNANSWERED
         answers, key = self._callers.answers, bytes(raw)
         answer = answers.get(key)
@@ -185,7 +183,7 @@ class RecordView:
     def annotations(self) -> Mapping[str, str]:
         """What admission and authorization noted."""
         raw = self.record.annotations
-        if self._callers is None or len(raw) > MAX_NOTES:
+        if self._callers is None or len(raw) > MAX_SHORT:
             return self._decoded(_texts, raw, dict[str, str]) or {}
         known, key = self._callers.notes, bytes(raw)
         notes = known.get(key)
