@@ -92,6 +92,15 @@ async def test_what_is_remembered_survives_a_restart(
         await RekorV1(client, key_of(sigstore, sigstore.rekor1), reopened, SystemClock()).audit()
 
 
+async def test_a_v1_log_says_whether_it_has_an_entry(rekor1: RekorV1, envelope: Envelopes) -> None:
+    """No before it was logged, and asking makes no entry; yes afterwards."""
+    signed = await envelope(1)
+    assert not await rekor1.has(signed)
+    assert not await rekor1.has(signed)
+    await rekor1.add(signed)
+    assert await rekor1.has(signed)
+
+
 async def test_another_log_is_not_believed(sigstore: Sigstore, envelope: Envelopes) -> None:
     """A log that answers under another key than the one configured is an integrity error, not an entry."""
     other = key_of(sigstore, sigstore.rekor2)
