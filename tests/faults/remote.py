@@ -150,15 +150,15 @@ class Points:
         finally:
             await behind.close()
 
-    async def try_one(self, number: int) -> Verdict:
-        """Try one point."""
+    async def try_one(self, number: int, most: int = 3) -> Verdict:
+        """Try one point, with up to `most` faults."""
         dice = random.Random(f"plan {self._seed}/{number}")
         shape = dice.choice(SHAPES)
         if shape not in self._lengths:
             calm = await self.try_plan(shape, [])
             assert not calm.wrong, calm.wrong
             self._lengths[shape] = len(calm.calls)
-        return await self.try_plan(shape, drawn(dice, int(self._lengths[shape] * 1.1)), number)
+        return await self.try_plan(shape, drawn(dice, int(self._lengths[shape] * 1.1), most), number)
 
     async def try_plan(self, shape: Shape, strikes: list[Strike], number: int = 0) -> Verdict:
         """Try a plan, and leave the cluster empty for the next."""
@@ -171,14 +171,14 @@ class Points:
         return verdict
 
 
-async def run(seed: int, numbers: range, *, story: bool) -> int:
+async def run(seed: int, numbers: range, *, most: int, story: bool) -> int:
     """Try points and print a line for each that ended wrong; return how many did."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     began, bad, faults = time.perf_counter(), 0, collections.Counter[str]()
     with tempfile.TemporaryDirectory(prefix="ugallu-points-", dir=MEMORY) as folder:
         async with Points.ready(seed, Path(folder)) as points:
             for number in numbers:
-                verdict = await points.try_one(number)
+                verdict = await points.try_one(number, most)
                 faults.update(strike.fault for strike, _ in verdict.struck)
                 bad += bool(verdict.wrong)
                 if verdict.wrong or story:
@@ -210,10 +210,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--points", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--most", type=int, default=3, help="faults in one point, at most")
     parser.add_argument("--only", type=int, help="this point alone, with every call")
     args = parser.parse_args()
     numbers = range(args.points) if args.only is None else range(args.only, args.only + 1)
-    return 1 if asyncio.run(run(args.seed, numbers, story=args.only is not None)) else 0
+    return 1 if asyncio.run(run(args.seed, numbers, most=args.most, story=args.only is not None)) else 0
 
 
 if __name__ == "__main__":
