@@ -40,6 +40,12 @@ class KeyGoneError(PermanentError):
     reason: ClassVar[str] = "SigningKeyGone"
 
 
+class TokenEndedError(TransientError):
+    """Our own token has ended, and nobody has replaced it; who does is the kubelet."""
+
+    reason: ClassVar[str] = "TokenExpired"
+
+
 class CredentialsError(RefusedError):
     """A service does not accept our credentials: missing, wrong, expired, or not allowed to do this."""
 

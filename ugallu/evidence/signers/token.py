@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from ugallu.errors import PermanentError, TransientError
+from ugallu.evidence.ports import TokenEndedError
 from ugallu.settings import Secret
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class TokenFile:
     def read(self, now: dt.datetime, audience: str = "") -> Token:
         """Return the token in the file as it is now.
 
-        Raises `PermanentError` when there is none, or one for somebody else; `TransientError` when it has ended: the
+        Raises `PermanentError` when there is none, or one for somebody else; `TokenEndedError` when it has ended: the
         kubelet will replace it.
         """
         where = str(self.path)
@@ -80,7 +81,7 @@ class TokenFile:
                 fix=f"project it with audience {audience}",
             )
         if claims.exp and claims.exp <= now.timestamp():
-            raise TransientError("the token has ended", where=where, fix="the kubelet replaces it")
+            raise TokenEndedError("the token has ended", where=where, fix="the kubelet replaces it")
         return Token(text, claims)
 
 

@@ -8,7 +8,7 @@ from ugallu.api.observation import Finding
 from ugallu.api.subject import ExternalKind, external
 from ugallu.clock import Clock
 from ugallu.errors import RefusedError, UgalluError
-from ugallu.evidence.ports import FullError, IntegrityError, KeyGoneError, UnprovenError, reason_of
+from ugallu.evidence.ports import FullError, IntegrityError, KeyGoneError, TokenEndedError, UnprovenError, reason_of
 
 VIOLATION: Final = CATALOGUE["WORMIntegrityViolation"]
 FULL: Final = CATALOGUE["WORMQuotaExceeded"]
@@ -38,7 +38,7 @@ class Alarms:
             await self._once(VIOLATION, where, reason_of(error), str(error))
         elif isinstance(error, FullError):
             await self._once(FULL, where, reason_of(error), str(error))
-        elif isinstance(error, RefusedError):
+        elif isinstance(error, RefusedError | TokenEndedError):
             await self._once(UNAVAILABLE, where, reason_of(error), str(error))
         elif isinstance(error, KeyGoneError):
             await self._once(KEY, where, reason_of(error), str(error))

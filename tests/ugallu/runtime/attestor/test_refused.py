@@ -15,6 +15,7 @@ from ugallu.api.event import EventPhase, SecurityEvent
 from ugallu.cluster.port import list_all
 from ugallu.testing.afar import Shape, World, empty_cluster, living
 from ugallu.testing.evidence import make_event
+from ugallu.testing.sigstore import token
 from ugallu.testing.trouble import TrueClock
 
 KEYLESS, TRANSIT = SigningMode.FULCIO_KEYLESS, SigningMode.OPENBAO_TRANSIT
@@ -50,6 +51,26 @@ def _no_certificate(world: World) -> Callable[[], None]:
     return lambda: setattr(world.sigstore.fulcio, "refuses", 0)
 
 
+def _token_ended(world: World) -> Callable[[], None]:
+    path = world.folder / "oidc"
+    kept = path.read_text()
+    path.write_text(token(ends=world.true.now()))
+    world.true.move(600.0)  # the certificate of before has ended
+    return lambda: _write(path, kept)
+
+
+def _login_token_ended(world: World) -> Callable[[], None]:
+    path = world.folder / "account" / "token"
+    kept = path.read_text()
+    path.write_text(token(ends=world.true.now()))
+    world.true.move(600.0)  # so has the lease that it was shown for
+    return lambda: _write(path, kept)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
 def _rewritten(world: World) -> Callable[[], None]:
     rekor = world.sigstore.rekor
     kept = rekor.bodies[0]
@@ -73,6 +94,8 @@ CASES = (
     Case(_no_login, TRANSIT, "Signed", "Unauthorized", "AttestorUnavailable"),
     Case(_no_right, TRANSIT, "Signed", "Unauthorized", "AttestorUnavailable"),
     Case(_no_certificate, KEYLESS, "Signed", "Unauthorized", "AttestorUnavailable"),
+    Case(_token_ended, KEYLESS, "Signed", "TokenExpired", "AttestorUnavailable"),
+    Case(_login_token_ended, TRANSIT, "Signed", "TokenExpired", "AttestorUnavailable"),
     Case(_rewritten, TRANSIT, "Logged", "IntegrityViolation", "WORMIntegrityViolation"),
     Case(_rewritten, KEYLESS, "Logged", "IntegrityViolation", "WORMIntegrityViolation"),
 )
