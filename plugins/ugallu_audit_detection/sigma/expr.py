@@ -41,7 +41,8 @@ class Part(enum.IntEnum):
     EVERYTHING = 500
 
 
-_BODIES = (Part.REQUEST, Part.RESPONSE, Part.EFFECTIVE)
+_BODIES = (Part.REQUEST, Part.RESPONSE, Part.EFFECTIVE, Part.EVERYTHING)
+"""Where a body that was cut off leaves a condition unknown."""
 
 
 class Shape(enum.Enum):

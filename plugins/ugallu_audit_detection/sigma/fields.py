@@ -137,7 +137,7 @@ def pod_path(root: str, steps: tuple[Step, ...], name: str) -> Field:
 def dotted_path(part: Part, segments: tuple[str, ...], *, leaves: bool = True) -> Field:
     """The values of a dotted name in one of the bodies; see `path.crossing`."""
     name, body = _BODIES[part]
-    text = ".".join((name, *segments)) + ("" if leaves else " itself")
+    text = _spelt(name, segments, leaves=leaves)
     last = segments[-1] if segments else ""
     clue = f'{last}"'.encode() if _PLAIN_KEY(last) else b""  # a key with dots of its own may end in the last segment
     glance = (lambda: peek_crossing(segments)) if leaves and 0 < len(segments) <= 6 else None
@@ -147,8 +147,14 @@ def dotted_path(part: Part, segments: tuple[str, ...], *, leaves: bool = True) -
 def authentication(segments: tuple[str, ...], *, leaves: bool = True) -> Field:
     """The values of a dotted name in `authenticationMetadata`."""
     look = crossing(segments, leaves=leaves)
-    name = ".".join(("authenticationMetadata", *segments)) + ("" if leaves else " itself")
+    name = _spelt("authenticationMetadata", segments, leaves=leaves)
     return Field(name, Part.ANNOTATIONS, Shape.VALUES, lambda view: look(view.authentication))
+
+
+def _spelt(name: str, segments: tuple[str, ...], *, leaves: bool) -> str:
+    """Return a name that no other segments have: `a['b.c']` is not `a.b.c`, and a field is known by its name."""
+    steps = (f"['{segment}']" if "." in segment else f".{segment}" for segment in segments)
+    return name + "".join(steps) + ("" if leaves else " itself")
 
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]+").fullmatch

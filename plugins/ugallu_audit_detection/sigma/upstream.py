@@ -89,6 +89,7 @@ _WHOLE: dict[str, tuple[Part, Callable[[RecordView], object]]] = {
     "annotations": (Part.ANNOTATIONS, lambda view: view.annotations or None),
 }
 _BODIES = {"requestObject": Part.REQUEST, "responseObject": Part.RESPONSE}
+_BODY_NAME = re.compile(r"(requestObject|responseObject)(?=$|[.\[])").match
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,10 +284,8 @@ class _Translation:
             return _Target(fields.pod_path(root, steps, name), fields.pod_path(root, whole, f"{name} itself"))
         if name in _WHOLE:
             return _same(_whole(name))
-        if (head in _BODIES and name.startswith((f"{head}.", f"{head}["))) or name in _BODIES:
-            head = name if name in _BODIES else re.split(r"[.\[]", name, maxsplit=1)[0]
-            segments = dotted(name[len(head) :])
-            part = _BODIES[head]
+        if body := _BODY_NAME(name):
+            segments, part = dotted(name[body.end() :]), _BODIES[body[0]]
             return _Target(fields.dotted_path(part, segments), fields.dotted_path(part, segments, leaves=False))
         if head == "authenticationMetadata" and rest:
             segments = dotted(rest)

@@ -281,6 +281,18 @@ def test_invented_native_rules_agree_with_the_reference(match: dict[str, Any], e
     assert answers(native(match), event) is reference.native_matches(match, event)
 
 
+@BOUNDED
+@given(some=st.lists(matches, min_size=2, max_size=4), stream=st.lists(events, min_size=1, max_size=4))
+def test_rules_in_one_matcher_do_not_disturb_each_other(
+    some: list[dict[str, Any]], stream: list[dict[str, Any]]
+) -> None:
+    """What one rule names, and what one event leaves remembered, changes nothing for the others."""
+    matcher = Matcher([native(match, str(number)) for number, match in enumerate(some)])
+    for event in stream * 3:
+        got = [rule.name for rule in matcher.match(decode(json.dumps(event)))]
+        assert got == [str(number) for number, match in enumerate(some) if reference.native_matches(match, event)]
+
+
 fields = st.sampled_from(
     ["verb", "objectRef.resource", "resource", "namespace", "name", "user.username", "user.groups", "impersonatedUser.username",
      "responseStatus.code", "responseStatus.reason", "annotations.a.b", "annotations.a", "user.extra.a.b", "requestURI",

@@ -52,6 +52,19 @@ def test_a_keyword_is_found_inside_one_text(word: str, body: Any, expected: bool
     assert hits({"|all": ["*", word]}, body) is expected
 
 
+def test_a_word_may_stand_in_a_body_that_was_cut_off() -> None:
+    """So nobody knows that it is absent; one that is seen elsewhere is there."""
+    text = {
+        "title": "t",
+        "logsource": {"product": "kubernetes", "service": "audit"},
+        "detection": {"words": ["evil"], "condition": "not words"},
+    }
+    absent = compile_rule("r", SigmaRuleSpec(sigma=json.dumps(text), emit=EMIT))
+    line = {"verb": "create", "annotations": {"audit.k8s.io/truncated": "true"}}
+    for event, expected in ((line, False), ({"verb": "create"}, True), ({**line, "userAgent": "evil"}, False)):
+        assert absent.matches(msgspec.json.decode(json.dumps(event), type=AuditRecord)) is expected
+
+
 def test_an_expression_is_asked_of_each_text() -> None:
     """Its anchors mean the ends of a text."""
     assert hits({"|re": ["^evil$"]}, {"a": "x", "b": "evil"})
