@@ -36,7 +36,8 @@ class WorkQueue(Generic[K]):
         self._numbers = itertools.count()
         self._backoffs: dict[K, Backoff] = {}
         self._closed = False
-        self._news = anyio.Event()
+        self._waiting: deque[anyio.Event] = deque()
+        """Who waits for a key, longest first; one for each is woken, not all for one."""
 
     def __len__(self) -> int:
         """How many keys wait to be handed out now."""
@@ -78,6 +79,9 @@ class WorkQueue(Generic[K]):
                 key = self._queue.popleft()
                 self._queued.discard(key)
                 self._in_work.add(key)
+                if self._heap:
+                    # Whoever goes to work no longer sees to it that what is due comes.
+                    self._wake()
                 return key
             if self._closed:
                 raise anyio.EndOfStream
@@ -96,7 +100,8 @@ class WorkQueue(Generic[K]):
         self._later.clear()
         self._owed.clear()
         self._heap.clear()
-        self._wake()
+        while self._waiting:
+            self._wake()
 
     def _push(self, key: K) -> None:
         if key in self._in_work:
@@ -134,21 +139,33 @@ class WorkQueue(Generic[K]):
 
     async def _wait(self) -> None:
         """Wait for news, or until the next key is due."""
-        news = self._news
-        if not self._heap:
-            await news.wait()
-            return
-        delay = self._heap[0][0] - self._clock.monotonic()
+        mine = anyio.Event()
+        self._waiting.append(mine)
+        try:
+            if self._heap:
+                await self._wait_until(mine, self._heap[0][0] - self._clock.monotonic())
+            else:
+                await mine.wait()
+        except BaseException:
+            if mine.is_set():
+                # Cancelled with a key in sight: it is the next one's.
+                self._wake()
+            raise
+        finally:
+            if not mine.is_set():
+                self._waiting.remove(mine)
 
-        async def nap() -> None:
-            await self._clock.sleep(delay)
-            self._wake()
-
+    async def _wait_until(self, news: anyio.Event, delay: float) -> None:
         async with anyio.create_task_group() as tasks:
+
+            async def nap() -> None:
+                await self._clock.sleep(delay)
+                tasks.cancel_scope.cancel()
+
             tasks.start_soon(nap)
             await news.wait()
             tasks.cancel_scope.cancel()
 
     def _wake(self) -> None:
-        news, self._news = self._news, anyio.Event()
-        news.set()
+        if self._waiting:
+            self._waiting.popleft().set()
