@@ -47,6 +47,14 @@ async def test_a_certificate_that_ended_while_the_log_was_away_costs_no_evidence
     assert shape.burst or len(certified) == (1 if fault == "lost" else 2)
 
 
+async def test_a_clock_that_is_behind_makes_no_second_entry(points: Points) -> None:
+    """By our clock the certificate has not ended, by the log's it has: what counts is how long ago it was signed."""
+    calm = await points.try_plan(KEYLESS, [])
+    at = 1 + calm.calls.index("rekor.test POST /api/v1/log/entries")
+    verdict = await points.try_plan(KEYLESS, [Strike(at, "jump", -1800.0), Strike(at, "down", 700.0)])
+    assert not verdict.wrong, verdict.wrong
+
+
 async def test_every_effect_may_be_the_last(points: Points) -> None:
     """Two sign each statement, and the process dies after any of its effects: both are logged once, and the next goes on."""
     shape = Shape(SigningMode.DUAL, generation=2, stamped=True, events=1, burst=False)

@@ -41,8 +41,8 @@ ENVELOPE_LINE: Final = "application/vnd.in-toto+json"
 SIGN_AT_ONCE: Final = 32
 LOG_AT_ONCE: Final = 64
 STORE_AT_ONCE: Final = 96
-ON_ITS_WAY: Final = dt.timedelta(seconds=30)
-"""What is sent to a log may take as long to be taken."""
+FRESH: Final = 30.0
+"""Seconds for which a signature is surely in time: its certificate lives for a minute yet, a log takes half of it."""
 
 T = TypeVar("T")
 
@@ -101,6 +101,7 @@ class Stages:
         self._clock = clock
         self._metrics = metrics
         self._remembered = False
+        self._fresh = _Fresh(clock)
         self._at_signer = Gate("signer", SIGN_AT_ONCE, clock, metrics)
         self._at_log = Gate("log", LOG_AT_ONCE, clock, metrics)
         self._at_store = Gate("store", STORE_AT_ONCE, clock, metrics)
@@ -117,6 +118,8 @@ class Stages:
 
     async def _signed(self, role: str, sign: Callable[[str, bytes], Awaitable[Envelope]], payload: bytes) -> Signed:
         envelope = await self._at_signer.call(lambda: sign(STATEMENT_MEDIA_TYPE, payload))
+        if envelope.certificate:
+            self._fresh.add(envelope.signature)
         authority = self.ports.authority
         if authority is None:
             return Signed(role, envelope)
@@ -129,7 +132,7 @@ class Stages:
             self._remembered = True
         draft = await self._logged(await self._in_time(draft, key))
         if any(_is_late(leg) for leg in draft.legs):
-            # Our clock is behind: the log has taken what we thought was in time, and says that it was not.
+            # The log took longer than any should, and says so itself.
             draft = await self._logged(await self._in_time(draft, key))
         await self.stage(key, draft)
         return draft
@@ -151,7 +154,11 @@ class Stages:
         return draft
 
     async def _is_too_late(self, leg: Signed) -> bool:
-        if leg.entry is not None or not _ended(leg.envelope, self._clock.now() + ON_ITS_WAY):
+        """Tell whether a log would perhaps date it after its certificate, and has not taken it yet.
+
+        No wall clock is asked: it may be wrong, and then there would be a second entry.
+        """
+        if leg.entry is not None or not leg.envelope.certificate or leg.envelope.signature in self._fresh:
             return False
         return not await self._had(leg.envelope)
 
@@ -312,6 +319,27 @@ class Stages:
     async def clear(self, key: str) -> None:
         """Let a draft go."""
         await self._at_store.call(lambda: self.store.drop(key))
+
+
+class _Fresh:
+    """Signatures that were made a moment ago."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._made: dict[bytes, float] = {}
+
+    def add(self, signature: bytes) -> None:
+        self._forget()
+        self._made[signature] = self._clock.monotonic()
+
+    def __contains__(self, signature: bytes) -> bool:
+        self._forget()
+        return signature in self._made
+
+    def _forget(self) -> None:
+        # In the order in which they were made.
+        while self._made and next(iter(self._made.values())) <= self._clock.monotonic() - FRESH:
+            del self._made[next(iter(self._made))]
 
 
 def _ended(envelope: Envelope, at: dt.datetime) -> bool:
