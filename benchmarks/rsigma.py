@@ -30,7 +30,6 @@ from ugallu.sdk import AuditRecord
 from ugallu_audit_detection.sigma.match import Matcher
 
 VERSION = "0.23.0"
-BAR = 4.0
 MISSING = 3
 ROOT = Path("~/.cache/ugallu-rig").expanduser() / f"rsigma-{VERSION}"
 INSTALL = f"cargo install --locked rsigma --version {VERSION} --root {ROOT}"
@@ -108,8 +107,9 @@ def main() -> int:
             starts.setdefault(name, []).append(run(command, one, here / "matches"))
             spent.setdefault(name, []).append(run(command, events, here / "matches"))
             found[name] = matches(here / "matches")
+    # The clock ticks in hundredths of a second: of few events nothing may be left.
     rates = {
-        name: (options.events - 1) / (statistics.median(spent[name]) - statistics.median(starts[name]))
+        name: (options.events - 1) / max(statistics.median(spent[name]) - statistics.median(starts[name]), 0.01)
         for name in contenders
     }
     print(f"{options.rules} rules, {options.events:,} events, {found[theirs].total():,} matches")
@@ -119,8 +119,6 @@ def main() -> int:
     for number in different:
         counts = ", ".join(f"{some[number]} ({name})" for name, some in found.items())
         print(f"rule {number} matches differently: {counts}")
-    if rates["Sigma"] < BAR * rates[theirs]:
-        print(f"below the bar of {BAR:.0f} times")
     return 1 if different else 0
 
 
