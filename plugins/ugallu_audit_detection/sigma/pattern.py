@@ -200,10 +200,14 @@ def _several(patterns: Sequence[Pattern]) -> list[TextTest]:
 
 
 def _beginning(pattern: Pattern) -> int:
-    """Return how many parts come up to the second run of anything, if there is nothing but text before it."""
-    stars = [place for place, part in enumerate(pattern.parts) if part is Wild.ANY][:2]
-    plain = len(stars) == 2 and all(isinstance(part, str) or part is Wild.ANY for part in pattern.parts[: stars[1]])
-    return stars[1] + 1 if plain else 0
+    """Return how many parts come up to the second run of anything, where that is `head*middle*` or `*middle*`."""
+    match pattern.parts:
+        case (str(), Wild.ANY, str(), Wild.ANY, *_):
+            return 4
+        case (Wild.ANY, str(), Wild.ANY, *_):
+            return 3
+        case _:
+            return 0
 
 
 def _after(beginning: tuple[str | Wild, ...], rests: Sequence[Pattern]) -> TextTest:

@@ -40,6 +40,15 @@ def test_patterns_that_begin_alike_match_as_each_does_alone(
     assert test(text) is any(matches(pattern, text) for pattern in wanted)
 
 
+def test_two_runs_in_a_row_are_one() -> None:
+    """Whoever makes patterns need not join them."""
+    any_ = Wild.ANY
+    test = any_pattern(
+        [Pattern(("a", any_, any_, "b")), Pattern(("a", any_, any_, "c")), Pattern((any_, any_, "d", any_, "e"))]
+    )
+    assert [text for text in ("axb", "ac", "xab", "xdxe", "dx") if test(text)] == ["axb", "ac", "xdxe"]
+
+
 def test_more_words_than_an_automaton_takes_are_looked_for_one_by_one() -> None:
     """A rule with a list of long words compiles, and finds the last of them."""
     words = [f"{number}{'w' * 500}" for number in range(4000)]
