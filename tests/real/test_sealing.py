@@ -39,6 +39,7 @@ from ugallu.runtime.ttl.archive import Archive
 from ugallu.runtime.ttl.marks import whole
 from ugallu.runtime.ttl.vault import vault
 from ugallu.settings import Settings
+from ugallu.testing.clock import settled
 from ugallu.testing.cluster import running_cache
 from ugallu.testing.evidence import make_event
 from ugallu.testing.harness import running
@@ -104,7 +105,7 @@ async def proven_by_another(
             tasks.start_soon(service.run)
         configs = cache.view(WORMConfig, namespace=NAMESPACE, fields="metadata.name=default")
         await configs.synced()
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         for bundle in bundles:
             await found.confirm(bundle)
         item = await cluster.get(whole(SecurityEvent.kind_info), bundles[0].spec.attested_for.name)

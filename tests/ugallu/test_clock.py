@@ -5,7 +5,7 @@ import datetime as dt
 import anyio
 
 from ugallu.clock import Clock, SystemClock, comes
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 
 
 async def test_the_system_clock_is_aware_and_in_utc() -> None:
@@ -29,7 +29,7 @@ async def test_a_manual_clock_wakes_sleepers_in_their_time() -> None:
     async with anyio.create_task_group() as tg:
         for seconds in (1, 2, 3):
             tg.start_soon(sleeper, seconds)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert (woken, clock.sleeping) == ([], 3)
         await clock.advance(2)
         assert (woken, clock.sleeping) == ([1, 2], 1)
@@ -49,9 +49,9 @@ async def test_an_event_is_waited_for_by_the_clock() -> None:
     async with anyio.create_task_group() as tg:
         tg.start_soon(wait, early)
         tg.start_soon(wait, late)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         early.set()
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert told == [True]
         await clock.advance(10.0)
     assert told == [True, False]

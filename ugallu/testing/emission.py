@@ -28,7 +28,7 @@ from ugallu.journal.port import Cursor, Record
 from ugallu.logs import logger
 from ugallu.metrics import Metrics
 from ugallu.settings import EmitSettings, LogSettings
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import memory_cluster
 
 R = TypeVar("R", bound=Resource)
@@ -246,7 +246,7 @@ async def pumping(outbox: Outbox) -> AsyncIterator[None]:
     """Run a pump while the test does something, then stop it as SIGTERM would. Open it inside a test."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(outbox.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         yield
         tasks.cancel_scope.cancel()
 

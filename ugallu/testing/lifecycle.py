@@ -39,7 +39,7 @@ from ugallu.runtime.ttl import operator as ttl
 from ugallu.runtime.ttl.collect import Collect
 from ugallu.runtime.ttl.vault import NO_STORE
 from ugallu.settings import load
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.evidence import make_event
 
 ACCOUNT: Final = "system:serviceaccount:ugallu-system:ugallu-ttl"
@@ -203,7 +203,7 @@ class Lifecycle:
 
     async def look(self, item: Resource) -> After | None:
         """Reconcile one object, as the cache shows it."""
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         collector = self.collector(type(item))
         view = self.cache.view(collector.watches)
         seen = view.get(item.metadata.name, item.metadata.namespace)
@@ -243,7 +243,7 @@ class Lifecycle:
         named = {f"ugallu.io/{name.replace('_', '-')}": text for name, text in notes.items()}
         patch = {"metadata": {"annotations": named}}
         await self.cluster.patch(type(item), item.metadata.name, patch, item.metadata.namespace)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
 
     async def event(self, name: str, severity: Severity = Severity.INFO) -> SecurityEvent:
         """Create an event."""
@@ -341,7 +341,7 @@ async def lifecycle(
         )
         parts = ttl.TTL().build_over(config or TTLConfigSpec(), platform, vault)
         try:
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             yield Lifecycle(people or cluster, cache, parts, metrics, clock, store, vault, heard)
         finally:
             parts.close()

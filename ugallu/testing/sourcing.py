@@ -8,6 +8,7 @@ import anyio
 
 from ugallu.api.observation import Batch, Checkpoint
 from ugallu.operator.contract import Source
+from ugallu.testing.clock import settled
 
 
 class Heard:
@@ -48,6 +49,6 @@ async def sourcing(source: Source, heard: Heard) -> AsyncIterator[None]:
     """Run a source until the block ends, from what was heard last."""
     async with anyio.create_task_group() as group:
         group.start_soon(source.run, heard.publish, heard.checkpoint())
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         yield
         group.cancel_scope.cancel()

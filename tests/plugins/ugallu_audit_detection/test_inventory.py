@@ -11,6 +11,7 @@ import pytest
 
 from ugallu.api.meta import Metadata, decode_strict
 from ugallu.sdk import AuditRecord, SigmaEmit, SigmaMatch, SigmaRuleSpec
+from ugallu.testing.clock import settled
 from ugallu.testing.cluster import FaultyCluster, memory_cluster, running_cache
 from ugallu_audit_detection import inventory as kinds
 from ugallu_audit_detection.context import Context
@@ -150,7 +151,7 @@ async def test_nothing_is_watched_that_no_rule_asks_for() -> None:
         past = {"objectRef": {"resource": ["pods"]}, "previous": [{"jsonPath": "$pod.hostPID", "patterns": ["true"]}]}
         await here.cluster.create(running(hostPID=True))
         here.inventory.want(here.rule(past).asks)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert not [call for call in here.cluster.calls if call.verb in ("list", "watch")]
         update = {"verb": "update", "objectRef": {"resource": "pods", "namespace": "shop", "name": "web"}}
         assert here.knows(past, update) is None

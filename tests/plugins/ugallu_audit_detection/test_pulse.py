@@ -10,7 +10,7 @@ from ugallu.api.event import ClusterIdentity
 from ugallu.api.observation import Checkpoint, Finding
 from ugallu.emit.port import Origin
 from ugallu.testing.audit import audit_record
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu_audit_detection.pulse import INTERVAL, Pulse, Watch
 
 
@@ -59,7 +59,7 @@ async def test_silence_is_reported_once_and_again_after_life() -> None:
     stream = Stream()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stream.watch.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         stream.pulse.beat([stream.record()])
         assert await stream.wait(300) == []
         assert await stream.wait(20) == ["AuditLogStreamSilent"]
@@ -77,7 +77,7 @@ async def test_a_stream_that_never_began_is_silent_too() -> None:
     stream = Stream()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stream.watch.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert await stream.wait(310) == ["AuditLogStreamSilent"]
         assert "last.event" not in stream.emitter.findings[0].signals
         tasks.cancel_scope.cancel()
@@ -88,7 +88,7 @@ async def test_events_from_the_future_are_reported_once() -> None:
     stream = Stream()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stream.watch.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         for ahead, expected in ((-86_400.0, []), (65.0, []), (90.0, ["ClockSkewDetected"]), (90.0, []), (0.0, [])):
             stream.pulse.beat([stream.record(ahead)])
             assert await stream.wait(INTERVAL) == expected
@@ -102,7 +102,7 @@ async def test_what_is_reported_is_about_the_cluster() -> None:
     stream = Stream()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stream.watch.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         await stream.wait(310)
         tasks.cancel_scope.cancel()
     about = stream.emitter.findings[0].about

@@ -13,7 +13,7 @@ from ugallu.api.meta import Metadata
 from ugallu.cluster.port import Cluster, UnavailableError
 from ugallu.emit.port import Origin
 from ugallu.testing.audit import audit_record
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import memory_cluster
 from ugallu.testing.pipeline import RememberingEmitter
 from ugallu_audit_detection.pulse import INTERVAL, Pulse, Watch
@@ -45,7 +45,7 @@ class Pods:
                     replicas=Replicas(self.cluster, self.clock),
                 )
                 tg.start_soon(watch.run)
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             yield
             tg.cancel_scope.cancel()
 

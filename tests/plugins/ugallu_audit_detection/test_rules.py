@@ -12,7 +12,7 @@ from ugallu.cluster.port import Key
 from ugallu.metrics import Metrics
 from ugallu.settings import Settings
 from ugallu.testing.audit import audit_event, audit_record
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import FaultyCluster, memory_cluster
 from ugallu.testing.harness import running
 from ugallu.testing.rules import sigma_rule
@@ -408,7 +408,7 @@ async def test_a_process_that_stops_writes_its_last_counts(house: House) -> None
     await house.put(sigma_rule())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(house.rules.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         house.hits()
         tasks.cancel_scope.cancel()
     assert (await house.cluster.get(SigmaRule, "pod-read")).status.match_count == 1

@@ -10,6 +10,7 @@ from ugallu.bus.bus import LocalBus
 from ugallu.bus.ring import Ring
 from ugallu.errors import ConflictError
 from ugallu.metrics import Metrics
+from ugallu.testing.clock import settled
 from ugallu.testing.pipeline import Seen
 
 
@@ -46,7 +47,7 @@ async def test_rewindable_source_waits_for_the_slowest() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(publish)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert done == [0, 1]
         assert [(await fast.receive()).first for _ in range(3)] == [0, 1, 2]  # type: ignore[union-attr]
         assert [(await slow.receive()).first for _ in range(4)] == [0, 1, 2, 3]  # type: ignore[union-attr]
@@ -76,7 +77,7 @@ async def test_slow_subscriber_does_not_stall_another_source() -> None:
     async with anyio.create_task_group() as tasks:
         await bus.publish(Seen, batch("log", 0))
         tasks.start_soon(bus.publish, Seen, batch("log", 1))
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         with anyio.fail_after(1):
             for n in range(20):
                 await bus.publish(Seen, batch("hook", n, rewinds=False))
@@ -95,7 +96,7 @@ async def test_two_publishers_wait_for_one_ring() -> None:
         for name in "abcde":
             tasks.start_soon(bus.publish, Seen, batch(name, 0))
         for _ in range(5):
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             received = await ring.receive()
             assert received is not None
             got.append(received.source)
@@ -114,9 +115,9 @@ async def test_waiting_reader_is_woken() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(read)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         await bus.publish(Seen, batch("log", 0))
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         bus.close()
     assert [None if b is None else b.first for b in got] == [0, None]
 
@@ -129,7 +130,7 @@ async def test_leaving_frees_the_publisher() -> None:
     await bus.publish(Seen, batch("log", 0))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bus.publish, Seen, batch("log", 3))
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         ring.close()
         ring.close()
     assert await ring.receive() is None
@@ -152,7 +153,7 @@ async def test_closed_bus_takes_nothing() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(publish)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         bus.close()
     await publish()
     assert len(failures) == 2

@@ -13,7 +13,7 @@ from ugallu.cluster.cache import SharedCache
 from ugallu.cluster.port import Cache, Change, Page
 from ugallu.cluster.weight import Scales
 from ugallu.metrics import Metrics
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import FaultyCluster, memory_cluster, running_cache, unavailable
 from ugallu.testing.contracts.cluster import SlimRule, rule
 
@@ -78,7 +78,7 @@ async def test_a_view_asked_for_while_the_cache_runs_starts_at_once() -> None:
     cluster = memory_cluster()
     await cluster.create(rule("a"))
     async with running_cache(cluster) as cache:
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         view = cache.view(SigmaRule)
         with anyio.fail_after(10):
             await view.synced()

@@ -9,7 +9,7 @@ import pytest
 from ugallu.clock import SystemClock
 from ugallu.cluster.queue import WorkQueue
 from ugallu.pace import Backoff
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def test_a_waiting_worker_is_woken(queue: WorkQueue[str]) -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(work)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert got == []
         queue.add("a")
     assert got == ["a"]
@@ -148,7 +148,7 @@ async def test_close_wakes_those_who_wait(queue: WorkQueue[str]) -> None:
     async with anyio.create_task_group() as tasks:
         for number in range(3):
             tasks.start_soon(work, number)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         queue.close()
     assert sorted(ended) == [0, 1, 2]
 

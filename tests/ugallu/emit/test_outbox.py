@@ -29,6 +29,7 @@ from ugallu.journal.port import Record, Retention
 from ugallu.journal.segmented import SegmentedJournal
 from ugallu.metrics import Metrics
 from ugallu.settings import EmitSettings
+from ugallu.testing.clock import settled
 from ugallu.testing.cluster import Call, Fault, FaultyCluster, outdated, scripted, seeded, unavailable
 from ugallu.testing.emission import (
     EPOCH,
@@ -385,7 +386,7 @@ async def test_pace_reserves_a_share() -> None:
     async with pumping(outbox):
         assert len(await rig.events()) == 5
         await rig.emitter().submit([finding(f"h{n}", n, severity=HIGH) for n in range(5)])
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert [event.spec.severity for event in (await rig.events())[5:]] == [HIGH] * 5
         await rig.manual.advance(60)
         for _ in range(45):
@@ -425,7 +426,7 @@ async def test_live_windows_close_by_the_wall_clock() -> None:
     outbox = rig.outbox(settings=EmitSettings(fold_window_seconds=60), live=True)
     async with pumping(outbox):
         await rig.emitter().submit([finding(second=0), finding(second=1)])
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert len(await rig.events()) == 1
         for _ in range(12):
             await rig.manual.advance(15)

@@ -12,7 +12,7 @@ from ugallu.api.meta import Metadata
 from ugallu.cluster.cache import SharedCache
 from ugallu.emit.gate import Level
 from ugallu.emit.pressure import NAME, STALE, PressureMap, Word, obeyed, read
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.emission import EPOCH, Emission, finding, pumping
 
 RED = Word(Level.RED, 0.95, 7, EPOCH)
@@ -75,7 +75,7 @@ async def test_an_outbox_obeys_the_configmap_and_sheds_what_is_low() -> None:
     await emission.store.create(said(RED))
     async with anyio.create_task_group() as tasks, pumping(outbox):
         tasks.start_soon(cache.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert emission.metrics.value("ugallu_emitter_backpressure_level", level="red") == 1
         await emission.emitter().submit(
             [
@@ -101,7 +101,7 @@ async def test_an_outbox_obeys_the_configmap_and_sheds_what_is_low() -> None:
         await emission.manual.advance(STALE)
         assert emission.metrics.value("ugallu_emitter_backpressure_level", level="unknown") == 1
         await emission.store.apply(said(Word(Level.YELLOW, 0.8, 1, emission.clock.now())), manager="x")
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert emission.metrics.value("ugallu_emitter_backpressure_level", level="yellow") == 1
         tasks.cancel_scope.cancel()
 
@@ -116,11 +116,11 @@ async def test_a_word_that_is_old_already_is_not_believed() -> None:
     await emission.store.create(said(Word(Level.RED, 0.95, 7, EPOCH - dt.timedelta(hours=1))))
     async with anyio.create_task_group() as tasks, pumping(outbox):
         tasks.start_soon(cache.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert emission.metrics.value("ugallu_emitter_backpressure_level", level="red") == 0
         ahead = Word(Level.RED, 0.95, 7, EPOCH + dt.timedelta(hours=1))
         await emission.store.apply(said(ahead), manager="x")
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert emission.metrics.value("ugallu_emitter_backpressure_level", level="red") == 1
         tasks.cancel_scope.cancel()
 
@@ -135,7 +135,7 @@ async def test_without_a_configmap_everything_passes() -> None:
     outbox.obey(cache.view(PressureMap))
     async with anyio.create_task_group() as tasks, pumping(outbox):
         tasks.start_soon(cache.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert emission.metrics.value("ugallu_emitter_backpressure_level", level="red") == 1
         await emission.manual.advance(STALE)
         assert emission.metrics.value("ugallu_emitter_backpressure_level", level="unknown") == 1

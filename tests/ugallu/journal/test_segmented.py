@@ -20,7 +20,7 @@ from ugallu.journal.segmented import SegmentedJournal
 from ugallu.logs import logger
 from ugallu.metrics import Metrics
 from ugallu.settings import LogSettings
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.contracts.journal import GENEROUS, read_all
 from ugallu.testing.files import SHORT, FaultyFiles, SmallDisk, broken, flaky, healthy
 
@@ -627,7 +627,7 @@ async def test_a_cursor_is_stored_beside_the_loop(tmp_path: Path) -> None:
     reader = journal.reader("test")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(reader.store, Cursor(1, b"state"))
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert reader.cursor == Cursor()
         settle.set()
     assert reader.cursor == Cursor(1, b"state")

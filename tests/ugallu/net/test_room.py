@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 from ugallu.net.room import Room
+from ugallu.testing.clock import settled
 
 
 async def held(room: Room, size: int, got: list[int], end: anyio.Event) -> None:
@@ -18,7 +19,7 @@ async def test_first_come_first_served() -> None:
     async with anyio.create_task_group() as tg:
         for size in (6, 7, 1):
             tg.start_soon(held, room, size, got, end)
-            await anyio.wait_all_tasks_blocked()
+            await settled()
         assert got == [6]
         end.set()
     assert got == [6, 7, 1]
@@ -39,18 +40,18 @@ async def test_who_gives_up_is_in_nobodys_way(first: bool) -> None:
     room, got, end = Room(10), list[int](), anyio.Event()
     async with anyio.create_task_group() as tg:
         tg.start_soon(held, room, 6, got, end)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         async with anyio.create_task_group() as waiting:
             waiting.start_soon(held, room, 8, got, end)
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             tg.start_soon(held, room, 3, got, end)
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             assert got == [6]
             if first:
                 # Its turn comes in the very moment in which it gives up.
                 end.set()
             waiting.cancel_scope.cancel()
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert got[-1] == 3
         end.set()
     assert room.free == 10

@@ -35,7 +35,7 @@ from ugallu.net.rpc import (
     translated,
 )
 from ugallu.net.tls import ServerTls, client_context
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.relay import until
 from ugallu.wire.auditstream.v1 import audit_stream_pb2 as pb
 
@@ -293,7 +293,7 @@ async def test_connections_from_one_address_are_bounded(place: Place) -> None:
     """One bad neighbour must not take all of them."""
     async with place.running(limits=Limits(per_address=2)) as port:
         held = [await anyio.connect_tcp("127.0.0.1", port) for _ in range(2)]
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         with pytest.raises(TransientError):
             await place.ask(port)
         for each in held:

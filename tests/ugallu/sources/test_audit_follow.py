@@ -17,7 +17,7 @@ from ugallu.logs import logger
 from ugallu.metrics import Metrics
 from ugallu.settings import AuditSettings, LogSettings
 from ugallu.sources.audit_file import GRACE_SECONDS, TICK_SECONDS, AuditFile
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.sourcing import Heard, sourcing
 
 
@@ -353,7 +353,7 @@ async def test_slow_subscribers(log: Log) -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(log.source(from_start=True).run, stuck, None)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert taken == [1]
         group.cancel_scope.cancel()
 

@@ -19,7 +19,7 @@ from ugallu.settings import LogSettings
 from ugallu.sources import seen as seens
 from ugallu.sources.seen import Seen
 from ugallu.sources.spool import Place, Spool, decode, encode
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.files import FaultyFiles, broken, healthy
 
 
@@ -100,10 +100,10 @@ async def test_who_reads_waits_for_events(kept: Kept) -> None:
 
     async with anyio.create_task_group() as tg, spool.opened():
         tg.start_soon(look)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert found == []
         await spool.append([b"late"])
-        await anyio.wait_all_tasks_blocked()
+        await settled()
     assert found == [b"late", b"closed"]
 
 

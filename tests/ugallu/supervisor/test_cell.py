@@ -24,6 +24,7 @@ from ugallu.operator.contract import After, Grant, Operator, Parts, Placement
 from ugallu.operator.platform import Platform
 from ugallu.settings import Settings
 from ugallu.supervisor.assembly import runnable
+from ugallu.testing.clock import settled
 from ugallu.testing.harness import Run, running
 from ugallu.testing.pipeline import Seen
 
@@ -366,7 +367,7 @@ async def test_a_disk_that_refuses_findings_is_a_reason(monkeypatch: pytest.Monk
         await run.publish(*(Seen(n) for n in range(10)))
         with anyio.fail_after(10):
             while "ENOSPC" not in reason(run, "step"):
-                await anyio.wait_all_tasks_blocked()
+                await settled()
         assert "journal refuses" in run.process.supervisor.reasons()["step"]
         full.clear()
         assert len(await run.events()) == 1
@@ -387,7 +388,7 @@ async def test_closing_takes_its_time_and_nobody_elses() -> None:
 
     async def later() -> None:
         while run.process.supervisor.reasons().get("process") != "stopping":
-            await anyio.wait_all_tasks_blocked()
+            await settled()
         settle.set()
 
     async with anyio.create_task_group() as tg:

@@ -11,7 +11,7 @@ from ugallu.metrics import Metrics
 from ugallu.operator.contract import Publish
 from ugallu.supervisor.intake import Intake
 from ugallu.supervisor.positions import Positions
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.pipeline import NumberSource, Seen
 
 
@@ -31,7 +31,7 @@ class Ground:
 
     async def over(self) -> None:
         """Let sources run until all have ended."""
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert self.intake.over
 
 
@@ -58,7 +58,7 @@ async def test_a_source_that_fails_starts_again_and_its_readers_miss_nothing() -
     ring = ground.bus.subscribe(Seen, "reader", capacity=100)
     async with anyio.create_task_group() as tg:
         ground.intake.open(tg, lambda _: ["reader"])
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert "the wire broke" in ground.intake.reasons["numbers"]
         assert ground.metrics.value("ugallu_operator_restarts_total", operator="test", part="numbers") == 1
         ground.positions.put(point("reader", 20))
@@ -91,7 +91,7 @@ async def test_an_input_that_cannot_be_read_ends_a_finite_run() -> None:
     ground.intake.add(Missing(1), "test")
     async with anyio.create_task_group() as tg:
         ground.intake.open(tg, lambda _: [])
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert ground.intake.running == ["numbers"]
         tg.cancel_scope.cancel()
 
@@ -105,7 +105,7 @@ async def test_an_operator_that_comes_late_has_the_source_rewound() -> None:
     ground.intake.add(source, "test")
     async with anyio.create_task_group() as tg:
         ground.intake.open(tg, lambda _: readers)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         ground.positions.put(point("late", 10))
         readers.append("late")
         ground.intake.rewind(Seen)
@@ -162,5 +162,5 @@ async def test_close_stops_what_runs() -> None:
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tg:
             ground.intake.open(tg, lambda _: [])
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             ground.intake.close()

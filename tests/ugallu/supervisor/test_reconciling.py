@@ -14,7 +14,7 @@ from ugallu.errors import ConflictError, PermanentError, RefusedError, Transient
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import After
 from ugallu.supervisor.reconciling import Reconciling
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 
 Told = Callable[[Change, AttestationBundle], None]
 
@@ -119,7 +119,7 @@ async def at_work(view: Shown, reconciler: Scripted) -> AsyncIterator[At]:
     at = At(view, reconciler)
     async with anyio.create_task_group() as tg:
         tg.start_soon(at.work.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         yield at
         at.work.close()
 
@@ -131,7 +131,7 @@ async def test_it_is_armed_once_every_object_of_the_first_list_had_its_turn() ->
     async with at_work(Shown(bundle("a"), bundle("b")), reconciler) as at:
         assert not at.work.armed.is_set()
         reconciler.hold.set()
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert at.work.armed.is_set()
         assert sorted(reconciler.calls) == ["a@1", "b@1"]
 
@@ -143,7 +143,7 @@ async def test_it_is_not_armed_before_the_first_list_is_complete() -> None:
     async with at_work(view, Scripted()) as at:
         assert not at.work.armed.is_set()
         view.complete.set()
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert at.work.armed.is_set()
 
 
@@ -196,10 +196,10 @@ async def test_what_will_never_succeed_waits_for_a_new_generation() -> None:
     async with at_work(Shown(bundle("a")), reconciler) as at:
         await at.clock.advance(3600)
         at.view.put(bundle("a", generation=1, version="2"))
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert (reconciler.calls, at.work.idle) == (["a@1"], True)
         at.view.put(bundle("a", generation=2, version="3"))
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert reconciler.calls == ["a@1", "a@3"]
 
 
@@ -214,7 +214,7 @@ async def test_a_status_written_by_a_failing_try_does_not_call_the_next_one() ->
 
     reconciler = Writes(*(TransientError("away") for _ in range(50)))
     async with at_work(view, reconciler) as at:
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert len(reconciler.calls) == 1
         await at.clock.advance(0.7)
         assert len(reconciler.calls) == 2
@@ -238,11 +238,11 @@ async def test_changes_during_a_turn_cause_one_more_turn_with_the_latest() -> No
     async with at_work(Shown(bundle("a")), reconciler) as at:
         for version in ("2", "3", "4"):
             at.view.put(bundle("a", version=version))
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert reconciler.calls == ["a@1"]
         assert at.work.under_way == [Key("", "a")]
         reconciler.hold.set()
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert reconciler.calls == ["a@1", "a@4"]
 
 
@@ -252,7 +252,7 @@ async def test_a_deletion_is_told() -> None:
     item = bundle("a")
     async with at_work(Shown(item), reconciler) as at:
         at.view.remove(item)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert reconciler.left == [Key("", "a")]
 
 
@@ -263,7 +263,7 @@ async def test_closing_finishes_what_is_under_way_and_begins_nothing() -> None:
     at = At(Shown(*(bundle(f"b{n:03}") for n in range(100))), reconciler)
     async with anyio.create_task_group() as tg:
         tg.start_soon(at.work.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         in_hand = len(reconciler.calls)
         assert 1 < in_hand < 100
         at.work.close()

@@ -26,7 +26,7 @@ from ugallu.operator.contract import After, Operator, Parts, Source
 from ugallu.operator.platform import Platform
 from ugallu.settings import AuditSettings, ListenSettings, Settings
 from ugallu.supervisor.assembly import Process, assembled, embedded_identity
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.pipeline import NumberSource, Seen
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Rules:
         self.notes = notes
 
     async def reconcile(self, resource: SigmaRule) -> After | None:
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         self.notes.append(f"armed {resource.metadata.name}")
         return None
 
@@ -338,7 +338,7 @@ async def test_the_grace_is_counted_by_the_clock_and_what_it_cuts_is_named(tmp_p
             await seen.until(lambda: len(list(seen.items())) == 1)
             (event,) = seen.items()
             stop.set()
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             await clock.advance(6.9)
             assert not result
             for _ in range(20):

@@ -18,7 +18,7 @@ from ugallu.metrics import Metrics
 from ugallu.operator.contract import Detector
 from ugallu.supervisor.positions import Positions
 from ugallu.supervisor.work import IDLE_BATCHES, IDLE_SECONDS, Worker
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.pipeline import RememberingEmitter, Seen, batches
 
 TYPE = CATALOGUE["ExecIntoPod"]
@@ -145,7 +145,7 @@ async def test_a_waiting_checkpoint_leaves_when_flushed() -> None:
     async with anyio.create_task_group() as tg:
         tg.start_soon(bench.worker.run)
         await bench.bus.publish(Seen, first)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert not bench.emitter.submitted
         await bench.clock.advance(IDLE_SECONDS)
         await bench.worker.flush()
@@ -237,10 +237,10 @@ async def test_no_position_is_known_before_the_journal_has_it() -> None:
     async with anyio.create_task_group() as tg:
         tg.start_soon(bench.worker.run)
         await bench.bus.publish(Seen, batches("s", range(10), 10)[0])
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert bench.positions.of("s", "test") is None
         bench.emitter.gate.set()
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         point = bench.positions.of("s", "test")
         assert point is not None
         assert point.next == 10

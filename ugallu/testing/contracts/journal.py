@@ -7,6 +7,7 @@ import pytest
 
 from ugallu.errors import PermanentError
 from ugallu.journal.port import Cursor, Journal, Reader, Record, Retention
+from ugallu.testing.clock import settled
 
 GENEROUS = Retention()
 
@@ -165,10 +166,10 @@ class JournalContract:
 
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             assert woken == []
             await journal.append([b"a"])
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             assert woken == [True]
             journal.close()
         assert woken == [True, False]

@@ -29,6 +29,7 @@ from ugallu.cluster.port import (
     list_all,
 )
 from ugallu.errors import PermanentError
+from ugallu.testing.clock import settled
 from ugallu.testing.contracts.cluster import SlimRule, rule
 
 
@@ -179,7 +180,7 @@ async def test_a_quiet_watch_outlives_a_busy_history(cluster: EmbeddedCluster) -
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(follow)
             await cluster.create(rule("early"))
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             for number in range(500):
                 await cluster.create(box(f"b{number}"))
             await cluster.create(rule("late"))
@@ -202,7 +203,7 @@ async def test_a_quiet_watch_gets_its_bookmark_behind_a_busy_history() -> None:
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(follow)
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             for number in range(500):
                 await cluster.create(box(f"b{number}"))
     assert marks
@@ -355,7 +356,7 @@ async def test_a_write_that_asyncio_cancels_harms_no_other(tmp_path: Path) -> No
         await anyio.to_thread.run_sync(begun.wait)
         writers[0].cancel()
         tasks.start_soon(cluster.create, rule("next"))
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         go.set()
     watch = cluster.watch(SlimRule, since=since)
     assert [(await anext(watch)).change for _ in range(2)] == [Change.ADDED, Change.ADDED]

@@ -11,6 +11,7 @@ import pytest
 from ugallu.cluster.embedded.commit import Commits
 from ugallu.cluster.embedded.store import Place, Store, Writing
 from ugallu.cluster.port import Change, InvalidError
+from ugallu.testing.clock import settled
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ async def test_who_gave_up_in_the_queue_is_not_written(store: Store, commits: Co
             await anyio.to_thread.run_sync(begun.wait)
             async with anyio.create_task_group() as hasty:
                 hasty.start_soon(commits.run, lambda tx: put(tx, "hasty"))
-                await anyio.wait_all_tasks_blocked()
+                await settled()
                 hasty.cancel_scope.cancel()
             tasks.start_soon(commits.run, lambda tx: put(tx, "next"))
             go.set()

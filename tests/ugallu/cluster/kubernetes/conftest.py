@@ -13,6 +13,7 @@ from ugallu.cluster.kubernetes.client import KubernetesCluster
 from ugallu.cluster.kubernetes.http import Patience
 from ugallu.cluster.kubernetes.identity import Kept, Material
 from ugallu.metrics import Metrics
+from ugallu.testing.clock import settled
 
 
 class Request(NamedTuple):
@@ -125,7 +126,7 @@ async def server() -> AsyncIterator[Server]:
     for task in asyncio.all_tasks():
         if task is not asyncio.current_task() and "Server.serve" in repr(task.get_coro()):
             task.cancel()
-    await anyio.wait_all_tasks_blocked()
+    await settled()
 
 
 @pytest.fixture

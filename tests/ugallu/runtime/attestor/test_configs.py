@@ -33,7 +33,7 @@ from ugallu.metrics import Metrics
 from ugallu.net.ask import Peer, Reply
 from ugallu.runtime.attestor.configs import MissingFileError, Place, Wanted, gather, open_all
 from ugallu.runtime.attestor.live import LOOK, Live, LiveAuthority, LiveLog, LiveSigner, LiveStore
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import memory_cluster, running_cache
 from ugallu.testing.contracts.evidence import subject
 from ugallu.testing.openbao import FakeOpenBao
@@ -304,7 +304,7 @@ async def test_nothing_is_stored_before_there_is_a_store(world: World) -> None:
         async with anyio.create_task_group() as tg:
             tg.start_soon(live.run)
             tg.start_soon(put, "a")
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             assert not stored
             assert "WORMConfig/default" in live.reason
             with pytest.raises(TransientError, match="WORMConfig"):
@@ -344,7 +344,7 @@ async def test_a_secret_that_changes_is_taken_over(world: World) -> None:
         before = list(world.lines)
         async with anyio.create_task_group() as tg:
             tg.start_soon(live.run)
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             world.put("ugallu-trusted-root", "trusted-root.json", b"{")
             await world.clock.advance(LOOK)
             await _until(lambda: "trusted-root" in live.reason)
@@ -364,7 +364,7 @@ async def test_a_secret_that_changes_is_taken_over(world: World) -> None:
 async def _until(holds: Any) -> None:
     with anyio.fail_after(5):
         while not holds():
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             await anyio.lowlevel.checkpoint()
 
 

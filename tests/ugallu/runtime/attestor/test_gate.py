@@ -6,7 +6,7 @@ import pytest
 from ugallu.errors import RefusedError, TransientError
 from ugallu.metrics import Metrics
 from ugallu.runtime.attestor.gate import IN_A_ROW, Gate, ShutError
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 
 
 async def fails() -> None:
@@ -58,7 +58,7 @@ async def test_calls_under_way_when_it_shuts_lengthen_no_pause() -> None:
     async with anyio.create_task_group() as tg:
         for _ in range(64):
             tg.start_soon(one)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         go.set()
     with pytest.raises(ShutError) as caught:
         await gate.call(answers)

@@ -22,7 +22,7 @@ from ugallu.evidence.statement import MAX_SUBJECTS, spec_bytes
 from ugallu.operator.contract import After
 from ugallu.runtime.attestor.proof import confirm_in
 from ugallu.runtime.attestor.share import Share
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import FaultyCluster, memory_cluster, seeded
 from ugallu.testing.evidence import make_event
 from ugallu.testing.sealing import Desk, Killed, desk, log_size, mortal
@@ -267,7 +267,7 @@ async def test_who_was_taken_by_a_service_that_ended_is_taken_again(
             await burst(at, 5)
             async with anyio.create_task_group() as tg:
                 tg.start_soon(before.run)
-                await anyio.wait_all_tasks_blocked()
+                await settled()
                 assert before._turns.taken
                 tg.cancel_scope.cancel()
         if other_parts:
@@ -306,7 +306,7 @@ async def test_one_who_fails_alone_stops_no_lane(tmp_path: Path, monkeypatch: py
             await burst(at, 1)
             async with sharing(at):
                 await at.cache.view(AttestationBundle).until(lambda: _sealed(at) == 1)
-                await anyio.wait_all_tasks_blocked()
+                await settled()
                 patch.undo()
                 await clock.advance(1.0)
                 await all_attested(at, 1)

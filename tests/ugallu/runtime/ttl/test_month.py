@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import anyio
 import msgspec
 import pytest
 
@@ -29,7 +28,7 @@ from ugallu.evidence.copies import Manifest
 from ugallu.runtime.ttl import notes
 from ugallu.runtime.ttl.marks import whole
 from ugallu.runtime.ttl.snapshot import snapshot
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import memory_cluster
 from ugallu.testing.lifecycle import Lifecycle, MemoryStore, MemoryVault, lifecycle, sealed
 
@@ -222,7 +221,7 @@ class World:
             self.model.held.add(self.model.family[item.metadata.uid])
             self.holders.append(item)
             # What is on its way was judged before: it has a minute to be seen.
-            await anyio.wait_all_tasks_blocked()
+            await settled()
 
     async def let_go(self, item: Resource) -> None:
         family = self.model.family[item.metadata.uid]
@@ -296,7 +295,7 @@ async def test_thirty_days_with_everything_going_wrong(tmp_path: Path, seed: int
             for _ in range(lifetime):
                 await world.hour()
                 await at.service("clock").turn()
-                await anyio.wait_all_tasks_blocked()
+                await settled()
                 await pass_over(at)
                 await clock.advance(HOUR)
                 hour += 1

@@ -28,7 +28,7 @@ from ugallu.runtime.attestor.operator import Attestor
 from ugallu.runtime.attestor.publish import SIGNERS, Publisher
 from ugallu.runtime.ttl.vault import Bucket, Vault, vault
 from ugallu.settings import Settings
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import memory_cluster, running_cache
 from ugallu.testing.evidence import make_event
 from ugallu.testing.harness import running
@@ -139,11 +139,11 @@ async def test_t2_the_store_is_the_one_of_wormconfig(tmp_path: Path) -> None:
     async with running_cache(cluster) as cache, anyio.create_task_group() as tasks:
         leading = Bucket(cache.view(WORMConfig, namespace=SPACE), open_store, structlog.get_logger(), None)
         tasks.start_soon(leading.run)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         assert leading.missing
         for bucket in ("one", "", "two"):
             await cluster.apply(config(bucket), manager="x")
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             assert leading.store_now is made[bucket or "one"]
         assert leading.missing == ""
         assert made["one"].closed

@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import anyio
-
 from ugallu.api.bundle import AttestationBundle, AttestationBundleSpec, BundlePhase
 from ugallu.api.core import Lease, LeaseSpec, micro_time
 from ugallu.api.event import SecurityEvent, SecurityEventSpec
@@ -22,7 +20,7 @@ from ugallu.runtime.ttl.expiry import Now
 from ugallu.runtime.ttl.family import Families
 from ugallu.runtime.ttl.health import Outage, Sign, reminder
 from ugallu.runtime.ttl.watchdog import LEASE, UNAVAILABLE, Watchdog
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import memory_cluster, running_cache
 from ugallu.testing.evidence import make_event
 from ugallu.testing.lifecycle import lifecycle
@@ -63,16 +61,16 @@ class Desk:
 
     async def look(self, minutes: float = 0) -> list[str]:
         await self.clock.advance(60 * minutes)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         before = len(self.told)
         await self.dog.turn()
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         return [finding.type.name for finding in self.told[before:]]
 
     async def renew(self) -> None:
         spec = LeaseSpec(holder_identity="pod-1", renew_time=micro_time(self.clock.now()))
         await self.cluster.apply(Lease(metadata=Metadata(name=LEASE, namespace=SPACE), spec=spec), manager="x")
-        await anyio.wait_all_tasks_blocked()
+        await settled()
 
 
 @asynccontextmanager
@@ -81,7 +79,7 @@ async def desk(*, leases: bool = True) -> AsyncIterator[Desk]:
     cluster = memory_cluster(clock)
     async with running_cache(cluster) as cache:
         at = Desk(cluster, cache, clock, leases=leases)
-        await anyio.wait_all_tasks_blocked()
+        await settled()
         yield at
 
 
@@ -121,7 +119,7 @@ async def test_t16_a_restart_tells_nothing_twice_and_forgets_no_outage() -> None
         assert await at.look(6) == ["AttestorUnavailable"]
         async with running_cache(at.cluster) as cache:
             again = Desk(at.cluster, cache, at.clock)
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             await again.look()
             assert await again.look(6) == []
             await again.renew()

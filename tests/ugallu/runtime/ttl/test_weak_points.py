@@ -22,7 +22,7 @@ from ugallu.evidence.ports import IntegrityError
 from ugallu.operator.rights import rights
 from ugallu.runtime.ttl.operator import TTL
 from ugallu.runtime.ttl.windows import windows
-from ugallu.testing.clock import ManualClock
+from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import FaultyCluster, memory_cluster
 from ugallu.testing.lifecycle import Lifecycle, MemoryStore, lifecycle
 
@@ -329,7 +329,7 @@ async def test_t8_pool_and_rate_are_those_of_the_config(tmp_path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             for event in events:
                 tasks.start_soon(at.look, event)
-            await anyio.wait_all_tasks_blocked()
+            await settled()
 
             def archived() -> float:
                 return at.metrics.value("ugallu_ttl_archived_total", kind="SecurityEvent", severity="info")
