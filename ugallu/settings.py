@@ -257,6 +257,12 @@ def load(overrides: Mapping[str, Any], environ: Mapping[str, str] | None = None)
         raise PermanentError(what, where=where, fix="see `ugallu run --help`") from error
 
 
+def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what a program that the user names gets of our environment, as from a shell: all but our own settings."""
+    env = os.environ if environ is None else environ  # noqa: TID251 - the one reader of the environment
+    return {name: value for name, value in env.items() if not name.startswith("UGALLU_")}
+
+
 def _from_environment(cls: type[msgspec.Struct], env: Mapping[str, str], prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(cls):

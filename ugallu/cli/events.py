@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ugallu.api.event import SecurityEvent
+    from ugallu.cluster.port import Cluster
+    from ugallu.logs import Logger
 
 COLUMNS: Final = ("NAME", "CLASS", "TYPE", "SEVERITY", "PHASE", "SUBJECT", "AGE")
 """Those of the CRD, behind the name."""
@@ -39,27 +41,52 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _list(args: argparse.Namespace) -> None:
-    from contextlib import aclosing
-
     from ugallu.api.event import SecurityEvent
-    from ugallu.cluster.port import Change, list_all
+    from ugallu.cluster.port import list_all
+    from ugallu.logs import logger
 
     fields = f"metadata.name={args.name}" if args.name else ""
-    async with looking(settings_of(args)) as cluster:
+    settings = settings_of(args)
+    async with looking(settings) as cluster:
         if args.name and not args.watch:
             _print([await cluster.get(SecurityEvent, args.name)], args.output, single=True)
             return
-        events, version = await list_all(cluster, SecurityEvent, labels=args.selector, fields=fields)
+        events, _ = await list_all(cluster, SecurityEvent, labels=args.selector, fields=fields)
         events.sort(key=lambda event: (event.spec.detected_at, event.metadata.name))
         if not args.watch:
             _print(events, args.output)
             return
         show = _watcher(args.output, events)
-        watch = cluster.watch(SecurityEvent, since=version, labels=args.selector, fields=fields)
-        async with aclosing(watch) as notices:  # type: ignore[type-var]
-            async for notice in notices:
-                if notice.object is not None and notice.change is not Change.DELETED:
-                    show(notice.object)
+        await follow(cluster, events, show, logger(settings.log), labels=args.selector, fields=fields)
+
+
+async def follow(
+    cluster: "Cluster",
+    known: "Sequence[SecurityEvent]",
+    show: "Callable[[SecurityEvent], None]",
+    log: "Logger",
+    *,
+    labels: str = "",
+    fields: str = "",
+) -> None:
+    """Show each event that comes or changes and was not known, whatever becomes of watches; never returns."""
+    from ugallu.api.event import SecurityEvent
+    from ugallu.cluster.cache import SharedCache
+    from ugallu.cluster.port import Change
+
+    versions = {event.metadata.name: event.metadata.resource_version for event in known}
+
+    def told(change: Change, event: SecurityEvent) -> None:
+        name, version = event.metadata.name, event.metadata.resource_version
+        if change is Change.DELETED:
+            versions.pop(name, None)
+        elif versions.get(name) != version:
+            versions[name] = version
+            show(event)
+
+    cache = SharedCache(cluster, log=log)
+    cache.view(SecurityEvent, labels=labels, fields=fields).listen(told)
+    await cache.run()
 
 
 def _print(events: "Sequence[SecurityEvent]", output: str | None, *, single: bool = False) -> None:

@@ -23,7 +23,7 @@ implementation to them:
 import datetime as dt
 import enum
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -60,6 +60,9 @@ class GoneError(TransientError):
 
 class UnavailableError(TransientError):
     """429, 5xx, a time-out or no connection."""
+
+
+LISTS: Final = 3
 
 
 class Change(enum.StrEnum):
@@ -212,15 +215,24 @@ class Server(Protocol):
 
 
 async def list_all(cluster: Cluster, kind: type[R], **selectors: str) -> tuple[list[R], str]:
-    """Return every object over all pages, and the resourceVersion to watch from."""
-    items: list[R] = []
-    token = ""
-    while True:
-        page = await cluster.list(kind, continue_token=token, **selectors)  # type: ignore[arg-type]
-        items += page.items
-        token = page.continue_token
-        if not token:
-            return items, page.resource_version
+    """Return every object over all pages, and the resourceVersion to watch from.
+
+    A list that grew too old on the way is begun anew, and after `LISTS` of them `GoneError` is raised.
+    """
+    for left in reversed(range(LISTS)):
+        items: list[R] = []
+        token = ""
+        try:
+            while True:
+                page = await cluster.list(kind, continue_token=token, **selectors)  # type: ignore[arg-type]
+                items += page.items
+                token = page.continue_token
+                if not token:
+                    return items, page.resource_version
+        except GoneError:
+            if not left:
+                raise
+    raise AssertionError  # pragma: no cover - the last list returns or raises
 
 
 def key_of(resource: Resource) -> Key:

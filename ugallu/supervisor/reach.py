@@ -11,7 +11,7 @@ from ugallu.errors import PermanentError
 from ugallu.logs import Logger
 from ugallu.metrics import Metrics
 from ugallu.operator.contract import Namespace
-from ugallu.settings import Settings
+from ugallu.settings import Settings, inherited
 
 if TYPE_CHECKING:
     from ugallu.cluster.kubernetes.auth import Access
@@ -35,7 +35,7 @@ def access(settings: Settings) -> "Access":
 
     where = settings.kubernetes
     if where.kubeconfig:
-        return auth.from_kubeconfig(Path(where.kubeconfig), context=where.context)
+        return auth.from_kubeconfig(where.kubeconfig, context=where.context, environ=inherited())
     if not where.server:
         raise PermanentError(
             "no Kubernetes cluster is known here",

@@ -60,16 +60,6 @@ class Access:
     def __repr__(self) -> str:
         return f"Access({self.server!r})"
 
-    def impersonating(self, user: str, groups: Iterable[str] = (), *, uid: str = "") -> "Access":
-        """Return access to the same server, with the same identity, speaking for another user."""
-        import copy
-
-        other = copy.copy(self)
-        other._impersonate = tuple(  # noqa: SLF001 - a copy of ourselves
-            (name, value) for name, values in acting_as(user, groups, uid=uid).items() for value in values
-        )
-        return other
-
     async def identity(self) -> Identity:
         """Return the identity to show now."""
         async with self._lock:
@@ -104,6 +94,10 @@ class Access:
             if not (await self._identities.current()).same(refused):
                 return True
             return not (await self._identities.renewed()).same(refused)
+
+    async def close(self) -> None:
+        """Let go of what is under way, such as a plug-in that nobody waits for."""
+        await self._identities.close()
 
 
 def in_cluster(server: str, account: Path, *, clock: Clock | None = None) -> Access:

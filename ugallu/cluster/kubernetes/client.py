@@ -201,14 +201,6 @@ class KubernetesCluster:
         """Return what the server's clock says."""
         return (await self.version()).server_time
 
-    async def unserved(self, *kinds: type[Resource]) -> tuple[type[Resource], ...]:
-        """Return those of the kinds that the server does not serve."""
-        return await questions.unserved(self._transport, kinds)
-
-    async def may(self, ask: questions.Ask) -> bool:
-        """Tell whether we may do this."""
-        return await questions.may(self._transport, ask)
-
     async def fetch(self, path: str) -> bytes:
         """Return the body at a path of the server that is no object: metrics."""
         return (await self._transport.call(Call("get", "GET", path, where=path), limit=PAGE_BYTES)).body

@@ -174,6 +174,7 @@ class Transport:
         lanes, self._lanes = list(self._lanes.values()), {}
         for session in lanes:
             await session.close()
+        await self.access.close()
         # asyncio closes sockets in turns of its own, those of TLS by a timer, and complains when there is no next turn.
         with anyio.move_on_after(_CLOSING):
             while any(made.fileno() != -1 for made in self._sockets):  # noqa: ASYNC110 - sockets tell nobody

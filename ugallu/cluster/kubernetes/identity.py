@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import anyio.to_thread
 
 from ugallu.clock import Clock, SystemClock
+from ugallu.cluster.kubernetes import tls
 from ugallu.errors import PermanentError
 from ugallu.settings import Secret
 
@@ -41,6 +42,10 @@ class Identities(Protocol):
         """Return the identity after a look at where it comes from, whatever was kept."""
         ...
 
+    async def close(self) -> None:
+        """Let go of what is under way."""
+        ...
+
 
 class Material:
     """Bytes given, or of a file that is read again each minute; a file that is gone meanwhile is as it was."""
@@ -63,6 +68,11 @@ class Material:
             self._read_at = now
         return self._content.reveal()
 
+    def doubt(self) -> None:
+        """Read the file again at the next call."""
+        if self._path is not None:
+            self._read_at = min(self._read_at, self._clock.monotonic() - FRESH)
+
 
 class Kept:
     """An identity of files and given values."""
@@ -73,6 +83,7 @@ class Kept:
         self._token = token or Material()
         self._certificate = certificate or Material()
         self._key = key or Material()
+        self._pair = Secret(b"")
 
     async def current(self) -> Identity:
         """Return what the files say."""
@@ -86,7 +97,17 @@ class Kept:
         token = await self._token.read(anew=anew)
         certificate, key = await self._certificate.read(anew=anew), await self._key.read(anew=anew)
         pair = certificate + b"\n" + key if certificate else b""
-        return Identity(header_value(token), pair)
+        if pair != self._pair.reveal():
+            if self._pair.reveal() and not tls.is_pair(pair):
+                # Two files are not replaced at once: until both are, the last pair counts.
+                self._certificate.doubt()
+                self._key.doubt()
+            else:
+                self._pair = Secret(pair)
+        return Identity(header_value(token), self._pair.reveal())
+
+    async def close(self) -> None:
+        """Nothing is ever under way."""
 
 
 def header_value(token: bytes) -> str:

@@ -43,6 +43,15 @@ def context(*, ca: bytes = b"", certificate: bytes = b"", verify: bool = True, w
     return made
 
 
+def is_pair(certificate: bytes) -> bool:
+    """Tell whether PEM holds a certificate and its key."""
+    try:
+        context(certificate=certificate, verify=False)
+    except PermanentError:
+        return False
+    return True
+
+
 def _refuse() -> str:
     """Say no where OpenSSL would ask the terminal for a passphrase, and wait."""
     raise ValueError("the key is encrypted")
