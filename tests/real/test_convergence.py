@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import anyio
 import anyio.to_thread
 import pytest
 import yaml
+from aiohttp import web
+from yarl import URL
 
 from tests.rig.cluster import ApiServer
 from ugallu.api.sigma import SigmaRule
@@ -157,7 +160,7 @@ class Listener:
             self.state[key] = item
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own() -> Iterator[ApiServer]:
     """Return an API server to be handled roughly."""
     with ApiServer() as api:
@@ -240,6 +243,94 @@ async def test_the_cache_ends_at_what_the_server_holds(own: ApiServer, tmp_path:
     assert writers.writes > 1000
     assert metrics.value("ugallu_cache_relists_total", kind="SigmaRule", cause="history too short") >= 1
     assert metrics.value("ugallu_cluster_requests_total", verb="watch", outcome="ok") > 5
+
+
+class Storm:
+    """What stands before an API server and lets seven calls in ten come back later; it knows one token at a time."""
+
+    def __init__(self, behind: aiohttp.ClientSession, server: str) -> None:
+        self.token = "t0"
+        self.raging = False
+        self.asked_to_wait = 0
+        self.refused = 0
+        self._dice = random.Random(7)
+        self._behind, self._server = behind, server
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            self.refused += 1
+            return web.json_response({"kind": "Status", "code": 401, "reason": "Unauthorized"}, status=401)
+        if self.raging and self._dice.random() < 0.7:
+            self.asked_to_wait += 1
+            status = {"kind": "Status", "code": 429, "reason": "TooManyRequests"}
+            return web.json_response(status, status=429, headers={"Retry-After": "1"})
+        body = await request.read()
+        headers = {"Content-Type": request.content_type, "Accept": "application/json"}
+        url = URL(self._server + request.raw_path, encoded=True)
+        async with self._behind.request(request.method, url, data=body, headers=headers) as response:
+            answer = web.StreamResponse(status=response.status, headers={"Content-Type": response.content_type})
+            await answer.prepare(request)
+            async for chunk in response.content.iter_any():
+                await answer.write(chunk)
+            return answer
+
+
+@asynccontextmanager
+async def stormy(api: ApiServer) -> AsyncIterator[tuple[Storm, int]]:
+    admin = auth.from_kubeconfig(api.kubeconfig)
+    context = await admin.tls(await admin.identity())
+    assert context is not None
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), timeout=timeout) as behind:
+        storm = Storm(behind, api.url)
+        served = web.Application(client_max_size=1 << 24)
+        served.router.add_route("*", "/{path:.*}", storm.answer)
+        runner = web.AppRunner(served, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield storm, runner.addresses[0][1]
+        await runner.cleanup()
+
+
+async def test_storms_and_new_tokens_cost_nothing(own: ApiServer, tmp_path: Path) -> None:
+    """Under load, seven calls in ten are told to come back and the token is replaced four times: the cache ends at what the
+    server holds, and every write that was acknowledged is there."""
+    metrics = Metrics()
+    direct = await KubernetesCluster.open(auth.from_kubeconfig(own.kubeconfig))
+    async with stormy(own) as (storm, port):
+        token = tmp_path / "token"
+        token.write_text(storm.token)
+        through_it = await KubernetesCluster.open(
+            auth.in_cluster(f"http://127.0.0.1:{port}", tmp_path), metrics=metrics
+        )
+        cache, writers = SharedCache(through_it, metrics=metrics), Writers(through_it)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cache.run)
+            view = cache.view(SigmaRule)
+            await view.synced()
+            listener = Listener(view)
+            tasks.start_soon(writers.run)
+            storm.raging = True
+            for number in range(1, 5):
+                await anyio.sleep(1)
+                storm.token = f"t{number}"
+                token.write_text(storm.token)
+            await anyio.sleep(1)
+            storm.raging, writers.over = False, True
+            await anyio.sleep(0.2)
+            with anyio.fail_after(SETTLED):
+                held = await _held(direct)
+                await view.until(lambda: {key_of(item): item for item in view.items()} == held)
+            tasks.cancel_scope.cancel()
+        await through_it.close()
+    await direct.close()
+    assert (listener.state, listener.lies) == (held, [])
+    for name, acknowledged in writers.acknowledged.items():
+        assert held.get(Key("", name)) == acknowledged
+    assert writers.writes > 20
+    assert storm.asked_to_wait > 50
+    assert storm.refused >= 4
 
 
 async def _held(cluster: KubernetesCluster) -> dict[Key, SigmaRule]:
