@@ -172,6 +172,29 @@ def test_hardened_is_doubled_and_keeps_no_evidence_in_a_pod(api: ApiServer) -> N
     assert policies.count("10.0.0.0/8") > 0 == standard.count("10.0.0.0/8")
 
 
+def test_a_log_that_is_read_as_a_file_needs_no_receiver(api: ApiServer, overlay: str, tmp_path: Path) -> None:
+    """After `components/file-only` nothing waits for the webhook's Secrets, nothing serves or may do what only it needs."""
+    mine = [{"name": "ugallu", "newName": "example.com/mine", "newTag": "7"}]
+    documents = built(api, installation(tmp_path, overlay, "audit-file", "file-only", images=mine))
+    keys = [(d["kind"], d["metadata"].get("namespace", ""), d["metadata"]["name"]) for d in documents]
+    workloads = [d for d in documents if d["kind"] in WORKLOADS]
+    for workload in workloads:
+        check_references(workload, set(keys))
+        (container,) = workload["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == "example.com/mine:7"
+        assert "UGALLU_AUDIT_WEBHOOK_LISTEN" not in {entry["name"] for entry in container["env"]}
+    # One reads the log, and what it reads with is its own.
+    readers = [d for d in workloads if "audit-detection" in d["spec"]["template"]["spec"]["containers"][0]["args"][2]]
+    assert [(d["kind"], d["metadata"]["namespace"]) for d in readers] == [("DaemonSet", "ugallu-system-privileged")]
+    rules = [(d, rule) for d in documents if d["kind"] == "ClusterRole" for rule in d["rules"]]
+    may = {d["metadata"]["name"] for d, rule in rules if "sigmarules/status" in rule.get("resources", ())}
+    assert may == {"ugallu-audit-detection-file"}
+    named = {name for kind, namespace, name in keys if kind == "Service" and namespace == "ugallu-system"}
+    assert not {name for name in named if name.startswith("ugallu-audit-detection")}
+    used = {d["metadata"]["name"] for d in workloads} | {"ugallu-audit-detection"}
+    assert {name for kind, _, name in keys if kind == "ServiceAccount"} <= used
+
+
 def test_without_volumes_the_state_is_the_pods(api: ApiServer, tmp_path: Path) -> None:
     """`components/ephemeral` takes the claim away and leaves a bounded directory of the Pod."""
     documents = built(api, installation(tmp_path, "local", "ephemeral"))

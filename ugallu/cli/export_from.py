@@ -11,7 +11,7 @@ import msgspec
 
 from ugallu.api.platform import AttestorConfig, WORMConfig, WORMConfigSpec
 from ugallu.clock import SystemClock
-from ugallu.cluster.port import Cluster, NotFoundError
+from ugallu.cluster.port import Cluster, list_all
 from ugallu.errors import PermanentError
 from ugallu.evidence import keys, roll, trusted_root
 from ugallu.evidence.export import TooLargeError
@@ -21,7 +21,7 @@ from ugallu.evidence.stores.directory import DirectoryStore
 from ugallu.evidence.stores.parts import split
 from ugallu.evidence.trust import Trust
 from ugallu.evidence.x509 import Identity
-from ugallu.operator.rights import CONFIG_NAME
+from ugallu.operator.singletons import chosen
 from ugallu.runtime.attestor.configs import ROOT_KEY, ROOT_SECRET
 from ugallu.runtime.attestor.publish import SIGNERS
 
@@ -159,10 +159,8 @@ async def holdings(
 
 
 async def _config(cluster: Cluster, kind: type[C], namespace: str) -> C | None:
-    try:
-        return await cluster.get(kind, CONFIG_NAME, namespace)
-    except NotFoundError:
-        return None
+    found, _ = await list_all(cluster, kind, namespace=namespace)
+    return chosen(found)
 
 
 def _roots(

@@ -8,6 +8,7 @@ from ugallu.manifests.document import Document, body, render
 
 LISTING: Final = "kustomization.yaml"
 COMPONENT: Final = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component"}
+_FIXED: Final = ("apiVersion", "kind", "metadata")
 KUSTOMIZATION: Final = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
 
 
@@ -37,20 +38,41 @@ class Folder:
 
 
 def changes(before: Iterable[Document], after: Iterable[Document]) -> list[dict[str, Any]]:
-    """Return the patches that give each object of `before` the spec that it has in `after`."""
-    there = {_key(document): document for document in before}
+    """Return the patches that give each object of `before` the content that it has in `after`, its metadata apart."""
+    there = {key(document): document for document in before}
     found = []
     for document in after:
-        if there[_key(document)]["spec"] == document["spec"]:
-            continue
-        group, _, version = document["apiVersion"].rpartition("/")
-        place = {"namespace": space} if (space := document["metadata"].get("namespace")) else {}
-        target = {"group": group, "version": version, "kind": document["kind"], "name": document["metadata"]["name"]}
-        operation = {"op": "replace", "path": "/spec", "value": document["spec"]}
-        found.append({"target": {**target, **place}, "patch": body([[operation]])})
+        old = there[key(document)]
+        operations = [
+            {"op": "replace", "path": f"/{name}", "value": document[name]}
+            for name in document
+            if name not in _FIXED and old[name] != document[name]
+        ]
+        if operations:
+            found.append({"target": target(document), "patch": body([operations])})
     return found
 
 
-def _key(document: Document) -> tuple[str, str, str]:
+def removal(document: Document) -> dict[str, Any]:
+    """Return the patch that takes an object out, wherever it is there."""
+    gone = {"apiVersion": document["apiVersion"], "kind": document["kind"], "metadata": {"name": "any"}}
+    return {"target": target(document), "patch": body([{**gone, "$patch": "delete"}])}
+
+
+def target(document: Document) -> dict[str, str]:
+    """Return what selects an object; a patch with a target does nothing where the object is not."""
+    group, _, version = document["apiVersion"].rpartition("/")
+    place = {"namespace": space} if (space := document["metadata"].get("namespace")) else {}
+    return {
+        **({"group": group} if group else {}),
+        "version": version,
+        "kind": document["kind"],
+        "name": document["metadata"]["name"],
+        **place,
+    }
+
+
+def key(document: Document) -> tuple[str, str, str]:
+    """Return what names an object in one installation: kind, namespace, name."""
     data = document["metadata"]
     return document["kind"], data.get("namespace", ""), data["name"]

@@ -10,7 +10,7 @@ from typing import Any, Final
 from ugallu.manifests.document import Document
 from ugallu.manifests.names import APP, PRIVILEGED, SYSTEM, metadata, selector
 from ugallu.manifests.pods import METRICS
-from ugallu.manifests.roles import Role
+from ugallu.manifests.roles import LOCAL, Role
 
 API_PORTS: Final = (443, 6443, 8443, 16443)
 """The Service's, and behind it: kubeadm, kind and k3s; minikube; MicroK8s. Rules see one or the other."""
@@ -26,6 +26,13 @@ OURS: Final = [
     }
     for namespace in (SYSTEM, PRIVILEGED)
 ]
+EGRESS: Final = "egress"
+EVIDENCE: Final = ("attestor", "ttl", LOCAL)
+"""The roles that call signers, logs, timestamp authorities and stores."""
+EVIDENCE_PORTS: Final = (443, 8200, 8333, 9000)
+"""HTTPS: public Sigstore, S3 of clouds; OpenBao; SeaweedFS; MinIO. A Service's Pods may listen on others."""
+METADATA: Final = ("169.254.0.0/16", "fe80::/10")
+"""What hands a cloud's credentials out to whoever runs on the node."""
 MONITORING: Final = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 
 
@@ -68,6 +75,19 @@ def of_role(role: Role) -> Iterator[Document]:
     if role.workload.reaches:
         reached = _out([], [_port("TCP", number) for number in role.workload.reaches])
         yield _policy(f"{role.account}-reaches", role.namespace, role.name, {**reached, **pods})
+
+
+def of_evidence() -> Document:
+    """Return what lets the roles that seal and collect call the services that hold evidence, wherever they are.
+
+    It adds to what every Pod may reach, in the strict kind as well; no address of a node is in it.
+    """
+    v4, v6 = METADATA
+    anywhere = [{"ipBlock": {"cidr": "0.0.0.0/0", "except": [v4]}}, {"ipBlock": {"cidr": "::/0", "except": [v6]}}]
+    chosen = {"key": "app.kubernetes.io/component", "operator": "In", "values": [*EVIDENCE]}
+    pods = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": APP}, "matchExpressions": [chosen]}}
+    rules = _out(anywhere, [_port("TCP", each) for each in EVIDENCE_PORTS])
+    return _policy("ugallu-evidence", SYSTEM, "network", {**rules, **pods})
 
 
 def _policy(name: str, namespace: str, component: str, spec: dict[str, Any]) -> Document:

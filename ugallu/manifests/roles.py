@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 AUDIT: Final = "audit-detection"
 INGEST: Final = "ingest"
+WEBHOOK: Final = "audit-webhook"
+"""The role that API servers send the audit log to."""
 AUDIT_DIRECTORY: Final = "/var/log/kubernetes/audit"
 SECRETS: Final = "/etc/ugallu/secrets"
 LOCAL: Final = "local"
@@ -198,7 +200,7 @@ def _own(operator: type[Operator[Any]]) -> Role:
 
 
 def _audit_webhook(operator: type[Operator[Any]]) -> Role:
-    return replace(_own(operator), name="audit-webhook", settings=_WEBHOOK)
+    return replace(_own(operator), name=WEBHOOK, settings=_WEBHOOK)
 
 
 def _audit_file(operator: type[Operator[Any]]) -> Role:

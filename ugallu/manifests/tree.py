@@ -18,7 +18,7 @@ from ugallu.api.crd import crd
 from ugallu.api.kinds import KINDS
 from ugallu.api.meta import Resource
 from ugallu.api.policies import PolicyValues, policies
-from ugallu.manifests import base, event_bus, monitoring, network, people, pods, rbac, webhook_tls
+from ugallu.manifests import base, event_bus, file_only, monitoring, network, people, pods, rbac, webhook_tls
 from ugallu.manifests import roles as cast
 from ugallu.manifests.document import HEADER, Document, body
 from ugallu.manifests.kustomize import Folder, changes
@@ -64,6 +64,11 @@ def folders(operators: Sequence[type[Operator[Any]]]) -> Iterator[Folder]:
     yield from (_component(role) for role in (*single, *double, together))
     yield Folder("components/image", images=[_IMAGE], component=True)
     yield Folder("components/ephemeral", patches=[*_forgetful(together)], component=True)
+    received = [document for role in (*single, *double) if role.name == cast.WEBHOOK for document in _objects(role)]
+    unheard = cast.local(operator for operator in operators if operator.name != cast.AUDIT)
+    silenced = file_only.patches(received, _objects(together), _objects(unheard))
+    yield Folder(f"components/{file_only.COMPONENT}", patches=silenced, component=True)
+    yield Folder(f"components/{network.EGRESS}", {"networkpolicy.yaml": [network.of_evidence()]}, component=True)
     yield Folder("components/cert-manager", {"certificate.yaml": [*webhook_tls.documents()]}, component=True)
     yield Folder("components/monitoring", monitoring.documents(), component=True)
     yield Folder(f"components/{event_bus.CONFIG}", {"config.yaml": [event_bus.config()]}, component=True)
@@ -152,6 +157,14 @@ def _labelled(document: Document, component: str) -> Document:
 
 
 def _component(role: Role) -> Folder:
+    return Folder(f"components/{role.folder or role.name}", _files(role), component=True)
+
+
+def _objects(role: Role) -> list[Document]:
+    return [document for documents in _files(role).values() for document in documents]
+
+
+def _files(role: Role) -> dict[str, Sequence[Document]]:
     rights = rbac.roles(
         role.grants,
         name=_rights_of(role),
@@ -162,15 +175,11 @@ def _component(role: Role) -> Folder:
     leases = (rbac.lease(name, role.namespace, role.name) for name in role.leases)
     shipped = (rbac.config_map(name, role.namespace, role.name) for name in role.workload.config_maps)
     opened = [*network.of_role(role)]
-    return Folder(
-        f"components/{role.folder or role.name}",
-        {
-            "rbac.yaml": [rbac.account(role.account, role.namespace, role.name), *rights, *leases, *shipped],
-            "workload.yaml": [*workload(role)],
-            **({"networkpolicy.yaml": opened} if opened else {}),
-        },
-        component=True,
-    )
+    return {
+        "rbac.yaml": [rbac.account(role.account, role.namespace, role.name), *rights, *leases, *shipped],
+        "workload.yaml": [*workload(role)],
+        **({"networkpolicy.yaml": opened} if opened else {}),
+    }
 
 
 def _rights_of(role: Role) -> str:

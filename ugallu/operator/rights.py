@@ -7,15 +7,13 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from ugallu.api.core import Lease
-from ugallu.api.meta import GROUP, Kind
+from ugallu.api.meta import GROUP, Kind, Resource
 from ugallu.emit.pressure import NAME as PRESSURE
 from ugallu.operator.contract import Grant, Namespace, Operator, Placement
+from ugallu.operator.singletons import CONFIG_NAME
 
 CLUSTER_ID: Final = Grant("", ("namespaces",), ("get",), names=("kube-system",))
 """The uid of kube-system names the cluster, unless a setting does."""
-
-CONFIG_NAME: Final = "default"
-"""The object that an operator takes its config from."""
 
 
 def lease_of(operator: Operator[Any] | type[Operator[Any]]) -> str:
@@ -43,6 +41,20 @@ def allows(
     )
 
 
+def config_rights(kind: type[Resource], home: Namespace = Namespace.SYSTEM) -> tuple[Grant, Grant]:
+    """Return what follows a config object and says on it what has become of it.
+
+    Of a kind of the cluster that is the one of its name; in the namespace of its operator it is all of them, so that
+    one under a wrong name can be told so.
+    """
+    info = kind.kind_info
+    namespace, names = (home.value, ()) if info.namespaced else ("", (CONFIG_NAME,))
+    return (
+        Grant(info.group, (info.plural,), ("list", "watch"), names, namespace),
+        Grant(info.group, (f"{info.plural}/status",), ("patch",), names, namespace),
+    )
+
+
 def _implied(operator: Operator[Any] | type[Operator[Any]]) -> Iterable[Grant]:
     yield CLUSTER_ID
     if operator.emits:
@@ -51,9 +63,7 @@ def _implied(operator: Operator[Any] | type[Operator[Any]]) -> Iterable[Grant]:
         # How hard the store is pressed: its outbox obeys.
         yield Grant("", ("configmaps",), ("list", "watch"), names=(PRESSURE,), namespace=Namespace.SYSTEM.value)
     if operator.config_kind is not None:
-        kind = operator.config_kind.kind_info
-        yield Grant(kind.group, (kind.plural,), ("list", "watch"), names=(CONFIG_NAME,))
-        yield Grant(kind.group, (f"{kind.plural}/status",), ("patch",), names=(CONFIG_NAME,))
+        yield from config_rights(operator.config_kind, operator.workload.namespace)
     if operator.placement is Placement.ONE_LEADER:
         lease = Lease.kind_info
         namespace = operator.workload.namespace.value

@@ -23,7 +23,7 @@ from ugallu.emit.port import ReportingEmitter
 from ugallu.errors import PermanentError, RefusedError, UgalluError
 from ugallu.operator.contract import Operator, Parts, Service
 from ugallu.operator.platform import Platform
-from ugallu.operator.rights import CONFIG_NAME
+from ugallu.operator.singletons import CONFIG_NAME, chosen, not_default
 from ugallu.pace import Backoff
 from ugallu.supervisor.guard import attempt, attempt_now
 from ugallu.supervisor.intake import Intake
@@ -260,8 +260,12 @@ class Cell:
         while True:
             self._config_changed = anyio.Event()
             changed = self._config_changed
-            found = view.get(CONFIG_NAME, self._config_namespace) if view else None
+            there = list(view.items()) if view else []
+            found = chosen(there)
             retry = not await self._adopt(found, tg)
+            for other in there:
+                if other is not found and found is not None:
+                    await self._say(other, not_default(other, found, self._clock.now()))
             self._metrics.gauge("ugallu_operator_ready", 0.0 if self.reason else 1.0, operator=self.name)
             self._changed()
             if not retry:
@@ -434,30 +438,24 @@ class Cell:
         if kind is None:
             return None
         self._loose = self._loose or _loose(kind)
-        return self._cache.view(self._loose, namespace=self._config_namespace, fields=f"metadata.name={CONFIG_NAME}")
-
-    @property
-    def _config_namespace(self) -> str:
-        kind = self.operator.config_kind
-        return self._platform.namespace if kind is not None and kind.kind_info.namespaced else ""
+        if kind.kind_info.namespaced:
+            return self._cache.view(self._loose, namespace=self._platform.namespace)
+        return self._cache.view(self._loose, fields=f"metadata.name={CONFIG_NAME}")
 
     def _decode(self, found: Any) -> Config:  # noqa: ANN401 - a Struct made by `_loose`
         cls: type[Config] = self.operator.config
         if found is None:
             return cls()
-        kind = type(found).kind_info.name
-        return decode_strict(cls, found.spec if found.spec is not None else {}, where=f"{kind}/{CONFIG_NAME} spec")
+        where = f"{type(found).kind_info.name}/{found.metadata.name} spec"
+        return decode_strict(cls, found.spec if found.spec is not None else {}, where=where)
 
     async def _tell(self, found: Any, error: Exception | None) -> None:  # noqa: ANN401 - a Struct made by `_loose`
-        """Write the Ready condition to a config object that has room for one."""
-        kind = self.operator.config_kind
-        if found is None or kind is None or not _has_conditions(kind):
+        """Say on the config object what has become of it."""
+        if found is None:
             return
-        raw = found.status.get("conditions", []) if isinstance(found.status, dict) else []
-        try:
-            before = msgspec.convert(raw, tuple[Condition, ...])
-        except msgspec.ValidationError:
-            before = ()
+        if error is None and found.metadata.name != CONFIG_NAME:
+            await self._say(found, not_default(found, found, self._clock.now()))
+            return
         ready = Condition(
             type="Ready",
             status="False" if error else "True",
@@ -466,6 +464,18 @@ class Cell:
             last_transition_time=utc_seconds(self._clock.now()),
             observed_generation=found.metadata.generation,
         )
+        await self._say(found, ready)
+
+    async def _say(self, found: Any, ready: Condition) -> None:  # noqa: ANN401 - a Struct made by `_loose`
+        """Write the Ready condition to a config object that has room for one."""
+        kind = self.operator.config_kind
+        if kind is None or not _has_conditions(kind):
+            return
+        raw = found.status.get("conditions", []) if isinstance(found.status, dict) else []
+        try:
+            before = msgspec.convert(raw, tuple[Condition, ...])
+        except msgspec.ValidationError:
+            before = ()
         after = with_condition(before, ready)
         if after == before:
             return
@@ -473,7 +483,7 @@ class Cell:
             partial(
                 self._cluster.patch_status,
                 type(found),
-                CONFIG_NAME,
+                found.metadata.name,
                 {"conditions": msgspec.to_builtins(after)},
                 found.metadata.namespace,
             )

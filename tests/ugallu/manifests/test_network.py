@@ -2,8 +2,8 @@
 
 import pytest
 
-from ugallu.manifests.network import of_namespaces, of_role
-from ugallu.manifests.roles import roles
+from ugallu.manifests.network import EVIDENCE, of_evidence, of_namespaces, of_role
+from ugallu.manifests.roles import LOCAL, roles
 from ugallu.supervisor.registry import installed
 
 
@@ -22,6 +22,19 @@ def test_strict_leaves_no_way_to_an_unknown_address() -> None:
         spec = document["spec"]
         assert all("to" in rule for rule in spec.get("egress", []))
         assert all(peer != {"namespaceSelector": {}} for rule in spec.get("ingress", []) for peer in rule["from"])
+
+
+def test_services_that_hold_evidence_are_reached_by_whoever_seals_and_collects() -> None:
+    """OpenBao, S3 of any make and public Sigstore, at any address but the node's own, for Pods that exist; for no others."""
+    spec = of_evidence()["spec"]
+    (chosen,) = spec["podSelector"]["matchExpressions"]
+    there = {role.name for role in roles([line.load() for line in installed().values()])} | {LOCAL}
+    assert set(chosen["values"]) == {*EVIDENCE} <= there
+    (rule,) = spec["egress"]
+    assert {443, 8200, 8333, 9000} == {port["port"] for port in rule["ports"]}
+    assert [peer["ipBlock"]["cidr"] for peer in rule["to"]] == ["0.0.0.0/0", "::/0"]
+    assert all(peer["ipBlock"]["except"] for peer in rule["to"])
+    assert spec["policyTypes"] == ["Egress"]
 
 
 def test_a_role_opens_what_it_serves_for_its_own_pods() -> None:

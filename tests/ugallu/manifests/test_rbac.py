@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ugallu.api.platform import AttestorConfig, TTLConfig, WORMConfig
 from ugallu.errors import PermanentError
 from ugallu.manifests.rbac import Rule, check, lease, roles, rules
 from ugallu.operator.contract import Grant
@@ -127,6 +128,18 @@ def test_namespaced_rights_become_roles_of_that_namespace() -> None:
     ]
     assert made[0]["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
     assert {subject["namespace"] for d in made for subject in d.get("subjects", ())} == {"h"}
+
+
+def test_a_config_that_lies_in_our_namespace_is_read_there_and_nowhere_else() -> None:
+    """No operator may see, or speak on, a config of somebody else's namespace."""
+    homes = {kind.kind_info.plural for kind in (AttestorConfig, TTLConfig, WORMConfig)}
+    seen = set()
+    for line in installed().values():
+        for grant in rights(line.load()):
+            if there := {resource.partition("/")[0] for resource in grant.resources} & homes:
+                assert grant.namespace == "ugallu-system", (line.name, grant)
+                seen |= there
+    assert seen == homes
 
 
 def test_no_operator_makes_leases() -> None:

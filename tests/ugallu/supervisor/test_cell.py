@@ -157,6 +157,44 @@ async def test_a_config_is_looked_for_where_the_process_lives() -> None:
         assert await numbers(run) == [0, 7, 14]
 
 
+async def test_a_config_under_another_name_counts_and_is_told_so() -> None:
+    """Without one called default the lowest name counts; each other one hears which does instead of it."""
+
+    class InHouse(Step):
+        name = "in-house"
+        config_kind: ClassVar[type[Resource] | None] = HouseSettings
+
+    def of(name: str, step: int) -> HouseSettings:
+        return HouseSettings(metadata=Metadata(name=name, namespace="ugallu-system"), spec=StepConfig(step=step))
+
+    async with running(InHouse) as run:
+        await run.cluster.create(of("zeta", 3))
+        await run.cluster.create(of("alpha", 7))
+        view = run.process.cache.view(HouseSettings, namespace="ugallu-system")
+
+        def said(name: str, words: str) -> bool:
+            found = view.get(name, "ugallu-system")
+            conditions = found.status.conditions if found is not None else ()
+            return any(
+                (c.status, c.reason) == ("False", "NotDefault") and c.message.startswith(words) for c in conditions
+            )
+
+        with anyio.fail_after(10):
+            await view.until(lambda: said("alpha", "used") and said("zeta", "not read: HouseSettings/alpha is"))
+        await run.publish(*(Seen(n) for n in range(15)))
+        assert await numbers(run) == [0, 7, 14]
+        await run.cluster.create(of("default", 5))
+        with anyio.fail_after(10):
+            await view.until(lambda: said("alpha", "not read: HouseSettings/default is"))
+        found = view.get("default", "ugallu-system")
+        assert found is not None
+        await view.until(
+            lambda: (now := view.get("default", "ugallu-system")) is not None and bool(now.status.conditions)
+        )
+        await run.publish(*(Seen(n) for n in range(15, 22)))
+        assert (await numbers(run))[-1] == 20
+
+
 @pytest.mark.parametrize(
     ("spec", "said", "why"),
     [

@@ -3,14 +3,16 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from ugallu.api.meta import Condition, with_condition
 from ugallu.api.platform import WORMConfig, WORMConfigSpec
 from ugallu.clock import Clock
-from ugallu.errors import PermanentError, TransientError
+from ugallu.errors import PermanentError, TransientError, UgalluError
 from ugallu.evidence import keys, trusted_root
 from ugallu.evidence.files import make_directory, remove_strays, write_durably
 from ugallu.evidence.kit import KEY_FILE, ROOT_FILE
@@ -26,7 +28,6 @@ from ugallu.evidence.verify import Report
 from ugallu.evidence.x509 import Identity
 from ugallu.operator.contract import Service
 from ugallu.operator.platform import Platform
-from ugallu.operator.rights import CONFIG_NAME
 from ugallu.operator.shared import Lent
 from ugallu.runtime.attestor.configs import MissingFileError, Opened, Place, Wanted, gather, open_all
 from ugallu.runtime.attestor.live import Live, LiveAuthority, LiveLog, LiveSigner, LiveStore
@@ -148,8 +149,8 @@ def configured(wanted: Wanted, platform: Platform) -> Ports:
         files,
         opened,
         place,
-        worm=platform.cache.view(WORMConfig, namespace=platform.namespace, fields=f"metadata.name={CONFIG_NAME}"),
-        namespace=platform.namespace,
+        worm=platform.cache.view(WORMConfig, namespace=platform.namespace),
+        say=partial(_say, platform),
         open_store=lambda spec: bucket(spec, place.secrets, place.clock),
         log=platform.log,
         store=lent.value if lent is not None else None,
@@ -170,6 +171,18 @@ def configured(wanted: Wanted, platform: Platform) -> Ports:
         past=lambda: roll.known,
     )
     return ports
+
+
+async def _say(platform: Platform, found: WORMConfig, ready: Condition) -> None:
+    """Say on a WORMConfig under a wrong name what that means; what cannot be written is logged."""
+    after = with_condition(found.status.conditions, ready)
+    if after == tuple(found.status.conditions):
+        return
+    status = {"conditions": msgspec.to_builtins(after)}
+    try:
+        await platform.cluster.patch_status(WORMConfig, found.metadata.name, status, found.metadata.namespace)
+    except UgalluError as error:
+        platform.log.warning("status of a WORMConfig not written", error=str(error))
 
 
 def _seals_here(platform: Platform) -> bool:

@@ -5,11 +5,12 @@ asks for it waits: nothing is sealed, and nothing fails.
 """
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import anyio
 
+from ugallu.api.meta import Condition
 from ugallu.api.platform import AttestorConfigSpec, WORMConfig, WORMConfigSpec
 from ugallu.clock import comes
 from ugallu.cluster.port import View
@@ -19,7 +20,7 @@ from ugallu.evidence.stores.retention import DEFAULT_RETENTION, Retention, table
 from ugallu.evidence.trusted_root import TrustedRoot
 from ugallu.evidence.x509 import Identity
 from ugallu.logs import Logger
-from ugallu.operator.rights import CONFIG_NAME
+from ugallu.operator.singletons import CONFIG_NAME, chosen, not_default
 from ugallu.runtime.attestor.configs import Closing, Files, Opened, Place, gather, open_all
 
 LOOK: Final = 15.0
@@ -45,18 +46,21 @@ class Live:
         place: Place,
         *,
         worm: View[WORMConfig],
-        namespace: str,
+        say: Callable[[WORMConfig, Condition], Awaitable[None]],
         open_store: OpenStore,
         log: Logger,
         store: EvidenceStore | None = None,
         told: Callable[[Opened], None] = lambda _: None,
     ) -> None:
-        """`store` is what holds until there is a WORMConfig; `told` learns of adapters before they are used."""
+        """`store` is what holds until there is a WORMConfig; `told` learns of adapters before they are used.
+
+        `say` writes a condition to a WORMConfig.
+        """
         self._wanted = wanted
         self._files = files
         self._place = place
         self._worm = worm
-        self._namespace = namespace
+        self._say = say
         self._open_store = open_store
         self._log = log
         self._clock = place.clock
@@ -120,6 +124,7 @@ class Live:
         try:
             await self._follow_files()
             await self._follow_store()
+            await self._name_strays()
         except UgalluError as error:
             trouble = str(error)
         if trouble and trouble != self._trouble:
@@ -136,8 +141,16 @@ class Live:
         self._log.info("opened anew: a Secret has changed")
         await _close(*before.clients)
 
+    async def _name_strays(self) -> None:
+        """Tell each WORMConfig that is not called as it should be."""
+        there = list(self._worm.items())
+        used = chosen(there)
+        for found in there:
+            if used is not None and found.metadata.name != CONFIG_NAME:
+                await self._say(found, not_default(found, used, self._clock.now()))
+
     async def _follow_store(self) -> None:
-        found = self._worm.get(CONFIG_NAME, self._namespace)
+        found = chosen(self._worm.items())
         spec = found.spec if found is not None else None
         if spec is None or spec == self._spec:
             # A config that was deleted: evidence goes on to where its bundles say that it is.

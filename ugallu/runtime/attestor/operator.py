@@ -12,7 +12,7 @@ from ugallu.evidence.ports import PublicKey
 from ugallu.evidence.statement import Attestor as Author
 from ugallu.operator.contract import Grant, Operator, Parts, Placement, Workload
 from ugallu.operator.platform import Platform
-from ugallu.operator.rights import CONFIG_NAME
+from ugallu.operator.rights import config_rights
 from ugallu.runtime.attestor.alarms import EMITS, Alarms
 from ugallu.runtime.attestor.books import Books
 from ugallu.runtime.attestor.choose import choose
@@ -39,7 +39,7 @@ class Attestor(Operator[Wanted]):
         Grant(GROUP, ("eventresponses",), ("get", "list", "watch")),
         Grant(GROUP, ("attestationbundles",), ("get", "list", "watch", "create")),
         Grant(GROUP, ("attestationbundles/status",), ("patch",)),
-        Grant(GROUP, (WORMConfig.kind_info.plural,), ("list", "watch"), names=(CONFIG_NAME,)),
+        *config_rights(WORMConfig),
     )
 
     def build(self, config: Wanted, platform: Platform) -> Parts:

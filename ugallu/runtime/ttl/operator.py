@@ -9,7 +9,7 @@ from ugallu.api.observation import Finding
 from ugallu.api.platform import TTLConfig, TTLConfigSpec, WORMConfig
 from ugallu.operator.contract import Grant, Namespace, Operator, Parts, Placement, Service, Workload
 from ugallu.operator.platform import Platform
-from ugallu.operator.rights import CONFIG_NAME
+from ugallu.operator.singletons import chosen
 from ugallu.runtime.attestor.configs import ROOT_SECRET
 from ugallu.runtime.ttl import reports, timekeeper
 from ugallu.runtime.ttl.archive import Archive
@@ -75,7 +75,7 @@ class TTL(Operator[TTLConfigSpec]):
             names=(LEASE,),
             namespace=Namespace.SYSTEM.value,
         ),
-        Grant(GROUP, (WORMConfig.kind_info.plural,), ("list", "watch"), names=(CONFIG_NAME,)),
+        Grant(GROUP, (WORMConfig.kind_info.plural,), ("list", "watch"), namespace=Namespace.SYSTEM.value),
     )
 
     def build(self, config: TTLConfigSpec, platform: Platform) -> Parts:
@@ -135,8 +135,8 @@ class TTL(Operator[TTLConfigSpec]):
         services: list[Service] = []
         if not platform.cluster.embedded:
             leases = platform.cache.view(Lease, namespace=namespace, fields=f"metadata.name={LEASE}")
-            configs = platform.cache.view(Config, namespace=namespace, fields=f"metadata.name={CONFIG_NAME}")
-            services.append(Unconfigured(lambda: configs.get(CONFIG_NAME, namespace) is None, configs.synced, tell))
+            configs = platform.cache.view(Config, namespace=namespace)
+            services.append(Unconfigured(lambda: chosen(configs.items()) is None, configs.synced, tell))
         services.append(
             Watchdog(families, leases, now=desk.now, clock=platform.clock, metrics=platform.metrics, submit=submit)
         )

@@ -26,8 +26,8 @@ from ugallu.evidence.x509 import Identity
 from ugallu.logs import Logger
 from ugallu.operator.contract import Service
 from ugallu.operator.platform import Platform
-from ugallu.operator.rights import CONFIG_NAME
 from ugallu.operator.shared import Lent
+from ugallu.operator.singletons import chosen
 from ugallu.runtime.attestor.choose import FOLDER, bucket, directory, merged, published
 from ugallu.runtime.attestor.configs import ROOT_KEY, ROOT_SECRET
 from ugallu.runtime.attestor.live import ClosingStore, LiveStore
@@ -131,7 +131,7 @@ class Bucket:
                     await self._opened.aclose()
 
     async def _look(self) -> None:
-        found = next(iter(self._configs.items()), None)
+        found = chosen(self._configs.items())
         # A config that was deleted: what was copied goes on to be where objects say that it is.
         if found is None or found.spec == self._spec:
             return
@@ -228,7 +228,7 @@ def vault(platform: Platform) -> Vault:
     if platform.cluster.embedded or platform.settings.evidence == "local":
         lent = directory(folder, platform)
     leading = Bucket(
-        platform.cache.view(WORMConfig, namespace=platform.namespace, fields=f"metadata.name={CONFIG_NAME}"),
+        platform.cache.view(WORMConfig, namespace=platform.namespace),
         lambda spec: bucket(spec, secrets, platform.clock),
         platform.log,
         None if lent is None else lent.value,

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ugallu.api.bundle import SigningMode
 from ugallu.api.k8s import SecretKeySelector
-from ugallu.api.meta import Metadata
+from ugallu.api.meta import Condition, Metadata
 from ugallu.api.platform import (
     FulcioConfig,
     OpenBaoConfig,
@@ -270,6 +270,55 @@ class Bucket(DirectoryStore):
         self.close()
 
 
+async def say(found: WORMConfig, ready: Condition) -> None:
+    """Nobody is told anything where every object is called as it should be."""
+    pytest.fail(f"{found.metadata.name}: {ready}")
+
+
+async def test_a_store_under_another_name_is_followed_and_told_so(world: World) -> None:
+    """The lowest name counts while none is called default, and each that is not called so hears whether it counts."""
+    cluster = memory_cluster(world.clock)
+    told: dict[str, Condition] = {}
+    opened: list[str] = []
+
+    async def say(found: WORMConfig, ready: Condition) -> None:
+        told[found.metadata.name] = ready
+
+    def bucket(spec: WORMConfigSpec) -> Bucket:
+        opened.append(spec.bucket)
+        store = Bucket(world.folder / spec.bucket, world.clock)
+        store.open()
+        return store
+
+    async with running_cache(cluster) as cache:
+        files = gather(world.wanted, world.place.secrets)
+        live = Live(
+            world.wanted,
+            files,
+            open_all(world.wanted, files, world.place),
+            world.place,
+            worm=cache.view(WORMConfig, namespace=NAMESPACE),
+            say=say,
+            open_store=bucket,
+            log=structlog.get_logger(),
+        )
+        for name in ("zeta", "alpha"):
+            spec = replace(WORM, bucket=f"of-{name}")
+            await cluster.create(WORMConfig(metadata=Metadata(name=name, namespace=NAMESPACE), spec=spec))
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(live.run)
+            await _until(lambda: len(told) == 2)
+            assert opened == ["of-alpha"]
+            assert {ready.reason for ready in told.values()} == {"NotDefault"}
+            assert told["alpha"].message.startswith("used")
+            assert told["zeta"].message.startswith("not read")
+            spec = replace(WORM, bucket="of-default")
+            await cluster.create(WORMConfig(metadata=Metadata(name="default", namespace=NAMESPACE), spec=spec))
+            await _until(lambda: told["alpha"].message.startswith("not read"))
+            assert opened == ["of-alpha", "of-default"]
+            tg.cancel_scope.cancel()
+
+
 async def test_nothing_is_stored_before_there_is_a_store(world: World) -> None:
     """Without a WORMConfig whoever has evidence waits; with one it goes on by itself, and a new one takes over."""
     cluster = memory_cluster(world.clock)
@@ -290,7 +339,7 @@ async def test_nothing_is_stored_before_there_is_a_store(world: World) -> None:
             open_all(wanted, files, world.place),
             world.place,
             worm=cache.view(WORMConfig, namespace=NAMESPACE),
-            namespace=NAMESPACE,
+            say=say,
             open_store=bucket,
             log=structlog.get_logger(),
         )
@@ -335,7 +384,7 @@ async def test_a_secret_that_changes_is_taken_over(world: World) -> None:
             open_all(wanted, files, world.place),
             world.place,
             worm=cache.view(WORMConfig, namespace=NAMESPACE),
-            namespace=NAMESPACE,
+            say=say,
             open_store=lambda _: pytest.fail("no store is configured"),
             log=structlog.get_logger(),
         )
