@@ -98,7 +98,9 @@ def _section(policy: Policy) -> Iterator[str]:
         yield f"Values: {', '.join(f'`{name}`' for name in values)}."
     status = "403 Forbidden" if policy.reason == FORBIDDEN else "422 Invalid"
     yield from ("", f"Refuses with {status}, and says:", "")
-    yield from (f"- {_code(validation.message)}" for validation in policy.validations)
+    # One refusal may be several expressions, each with a budget of its own.
+    messages = dict.fromkeys(validation.message for validation in policy.validations)
+    yield from (f"- {_code(message)}" for message in messages)
 
 
 def _rule(rule: Rule) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from ugallu.api.policies.expressions import GUARDS, WRITES, duration, is_duration, ours, text, texts
+from ugallu.api.policies.expressions import GUARDS, WRITES, duration, is_duration, ours, short, text, texts
 from ugallu.api.policies.policy import Policy, Validation, Variable
 from ugallu.api.policies.values import PolicyValues
 
@@ -11,6 +11,14 @@ _LABEL: Final = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _ACCOUNT: Final = f"^system:serviceaccount:{_LABEL}:[a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?$"
 _PORT: Final = "(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
 _ENDPOINT: Final = rf"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):{_PORT}$"
+
+MAX_COMPARED: Final = 4_000_000
+"""Decoys times the characters of their names: each is looked for in all, twice, and an API server spends a million
+units on an expression, one for ten characters. Some 250 decoys with names of common length."""
+MAX_IGNORED: Final = 256
+MAX_IGNORED_GLOBS: Final = 32
+MAX_ACCOUNTS: Final = 2048
+MAX_ACCOUNT_TEXT: Final = 1 << 18
 
 _DETECTORS: Final = ("exfiltration", "tunneling", "blocklist", "youngDomain", "anomalousPort")
 
@@ -40,6 +48,13 @@ def webhook_auditor_config_spec(values: PolicyValues) -> Policy:
                 "variables.spec.?riskThreshold.orValue(60) >= 0 && variables.spec.?riskThreshold.orValue(60) <= 100",
                 "spec.riskThreshold must be 0 to 100",
             ),
+            short("ignore", MAX_IGNORED),
+            Validation(
+                f"variables.spec.?ignore.orValue([]).all(i, size(i.?nameGlobs.orValue([])) <= {MAX_IGNORED_GLOBS})",
+                f"spec.ignore[].nameGlobs: at most {MAX_IGNORED_GLOBS} entries",
+            ),
+            short("trustedSubjectDNs"),
+            short("trustedCASources"),
             Validation(
                 "variables.spec.?ignore.orValue([]).all(i, size(i.?nameGlobs.orValue([])) > 0"
                 " && i.?nameGlobs.orValue([]).all(g, g.matches('[^*?]')))",
@@ -117,6 +132,7 @@ def dns_detect_config_spec(values: PolicyValues) -> Policy:
                 f"{is_duration(rate)} && {duration(rate)} <= duration('24h')",
                 "spec.detectors.tunneling.ratelimitPerPod must be a duration from 0s to 24h",
             ),
+            short("detectors.?blocklist.?configMaps"),
             Validation(
                 "variables.detectors.?blocklist.?configMaps.orValue([]).all(c,"
                 " c[?'namespace'].orValue('') != '' && c.?name.orValue('') != '')",
@@ -138,6 +154,9 @@ def dns_detect_config_spec(values: PolicyValues) -> Policy:
     )
 
 
+_FULL: Final = f"size(variables.accounts) > {MAX_ACCOUNTS} || size(variables.accounts.join('')) > {MAX_ACCOUNT_TEXT}"
+
+
 def tenant_boundary_spec() -> Policy:
     """11: a tenant has namespaces, and what it may reach is said so that it means something."""
     return Policy(
@@ -156,6 +175,7 @@ def tenant_boundary_spec() -> Policy:
                 " || size(variables.spec.?namespaceSelector.?matchExpressions.orValue([])) > 0",
                 "spec.namespaceSelector must set matchLabels or matchExpressions",
             ),
+            short("hostPathPolicy.?allow"),
             Validation(
                 "variables.paths.all(p, p.startsWith('/'))",
                 'spec.hostPathPolicy.allow: every path must be absolute (start with "/")',
@@ -168,8 +188,13 @@ def tenant_boundary_spec() -> Policy:
                 'spec.serviceAccountAllowlist: every entry must start with "system:serviceaccount:"',
             ),
             Validation(
-                f"variables.accounts.all(a, !a.startsWith('system:serviceaccount:') || a.matches({text(_ACCOUNT)}))",
+                f"{_FULL} || variables.accounts.all(a, !a.startsWith('system:serviceaccount:')"
+                f" || a.matches({text(_ACCOUNT)}))",
                 "spec.serviceAccountAllowlist: entries are system:serviceaccount:<namespace>:<name>",
+            ),
+            Validation(
+                f"!({_FULL})",
+                f"spec.serviceAccountAllowlist: at most {MAX_ACCOUNTS} entries of {MAX_ACCOUNT_TEXT} characters in all",
             ),
         ),
     )
@@ -203,10 +228,16 @@ def honeypot_config_spec() -> Policy:
                 "spec.decoys[]: name and namespace must not be empty",
             ),
             Validation(
+                f"size(variables.decoys) * size(variables.all) <= {MAX_COMPARED}",
+                "spec.decoys: too many, or too long names, to tell them apart; spread them over several configs",
+            ),
+            Validation(
                 # Comparing every pair would spend the budget on a hundred decoys.
-                "variables.keys.all(k, variables.all.indexOf(k) == variables.all.lastIndexOf(k))",
+                f"size(variables.decoys) * size(variables.all) > {MAX_COMPARED}"
+                " || variables.keys.all(k, variables.all.indexOf(k) == variables.all.lastIndexOf(k))",
                 "spec.decoys[]: kind, namespace and name must be unique within the config",
             ),
+            short("allowlistedActors"),
             Validation(
                 "variables.spec.?allowlistedActors.orValue([]).all(a, a.startsWith('system:serviceaccount:'))",
                 'spec.allowlistedActors: every entry must start with "system:serviceaccount:"',

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from ugallu.api.meta import GROUP, VERSION
-from ugallu.api.policies.policy import Condition, Rule, Variable
+from ugallu.api.policies.policy import Condition, Rule, Validation, Variable
 
 WRITES: Final = ("CREATE", "UPDATE")
 
@@ -41,6 +41,17 @@ def words(values: Iterable[str]) -> str:
 def is_word(value: str, of: str) -> str:
     """Tell whether a string is one of the words of a text."""
     return f"{of}.contains(' ' + {value} + ' ') && !{value}.contains(' ')"
+
+
+MAX_LIST: Final = 1024
+"""Entries of a list that a policy looks through: either engine can, and nobody writes more by hand."""
+
+
+def short(path: str, limit: int = MAX_LIST) -> Validation:
+    """Refuse a list of the spec that is longer, before an engine gives up on it."""
+    return Validation(
+        f"size(variables.spec.?{path}.orValue([])) <= {limit}", f"spec.{path.replace('?', '')}: at most {limit} entries"
+    )
 
 
 def users(name: str, values: Iterable[str]) -> Variable:

@@ -3,11 +3,13 @@
 from typing import Final
 
 from ugallu.api.catalog import Severity
-from ugallu.api.policies.expressions import GUARDS, WRITES, ours, texts, within
+from ugallu.api.policies.expressions import GUARDS, WRITES, ours, short, texts, within
 from ugallu.api.policies.policy import Policy, Validation, Variable
 
 FRAMEWORKS: Final = ("soc2", "iso27001", "pci-dss", "nist-800-53", "custom")
 SECCOMP_ACTIONS: Final = ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_LOG", "SCMP_ACT_TRACE")
+
+MAX_FRAMEWORKS: Final = 8
 
 _SPEC: Final = Variable("spec", "dyn(object).?spec.orValue({})")
 
@@ -106,6 +108,11 @@ def compliance_scan_run() -> Policy:
             Validation(
                 f"{_given('alertOn')} in {texts(('', *(grade.value for grade in Severity)))}",
                 f"spec.alertOn must be one of {', '.join(grade.value for grade in Severity)}",
+            ),
+            short("controlMappings"),
+            Validation(
+                f"variables.mappings.all(m, size(m.?frameworks.orValue([])) <= {MAX_FRAMEWORKS})",
+                f"spec.controlMappings[].frameworks: at most {MAX_FRAMEWORKS} entries",
             ),
             Validation(
                 "variables.mappings.all(m, m.?checkID.orValue('') != '' && size(m.?frameworks.orValue([])) > 0)",

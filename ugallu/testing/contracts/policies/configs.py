@@ -1,5 +1,6 @@
 """Cases of 9 to 12: settings of webhook-auditor and dns-detect, tenants, decoys."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from ugallu.api.dns import DNSDetectConfig
@@ -48,6 +49,14 @@ def _legacy(policy: str, kind: Kind, broken: Document) -> tuple[Case, ...]:
     )
 
 
+def _up_to(case: Callable[..., Case], path: str, entry: object, most: int = 1024) -> tuple[Case, ...]:
+    """The longest list, and one that is longer."""
+    return (
+        case(f"{most} in {path}", path, [entry] * most),
+        case(f"{most + 1} in {path}", path, [entry] * (most + 1), f"at most {most} entries"),
+    )
+
+
 def _webhooks() -> list[Case]:
     policy, kind = "webhook-auditor-config-spec", WebhookAuditorConfig.kind_info
 
@@ -71,6 +80,11 @@ def _webhooks() -> list[Case]:
         case("a namespace", "trustedCASources", [{"namespace": "cert-manager"}]),
         case("a namespace that is none", "trustedCASources", [{"namespace": "a/b"}], "trustedCASources"),
         case("an empty namespace", "trustedCASources", [{"namespace": ""}], "trustedCASources"),
+        case("as much ignored as can be", "ignore", [{"nameGlobs": ["a*" * 80] * 32}] * 256),
+        case("257 ignored", "ignore", [{"nameGlobs": ["a"]}] * 257, "at most 256 entries"),
+        case("33 ignored names", "ignore", [{"nameGlobs": ["a"] * 33}], "at most 32 entries"),
+        *_up_to(case, "trustedSubjectDNs", "CN=" + "a" * 100),
+        *_up_to(case, "trustedCASources", {"namespace": "a" * 63}),
         *_legacy(policy, kind, changed(_WEBHOOKS, "spec.trustedSubjectDNs", ["ca"])),
         Case(policy=policy, says="nothing said", kind=kind, new=_DEFAULT),
     ]
@@ -124,6 +138,7 @@ def _dns() -> list[Case]:
              "configMaps"),
         case("a blocklist without a namespace", "detectors.blocklist.configMaps", [{"name": "a", "namespace": ""}],
              "configMaps"),
+        *_up_to(case, "detectors.blocklist.configMaps", {"name": "a", "namespace": "b"}),
         case("ten years", "detectors.youngDomain.thresholdDays", 3650),
         case("no day", "detectors.youngDomain.thresholdDays", 0, "thresholdDays"),
         case("more than ten years", "detectors.youngDomain.thresholdDays", 3651, "thresholdDays"),
@@ -154,13 +169,22 @@ def _tenants() -> list[Case]:
         case("a relative path", "hostPathPolicy", {"allow": ["/var", "log"]}, "must be absolute"),
         case("an empty path", "hostPathPolicy", {"allow": [""]}, "must be absolute"),
         case("a path upwards", "hostPathPolicy", {"allow": ["/var/../etc"]}, "hostPathPolicy.allow"),
+        *_up_to(case, "hostPathPolicy.allow", "/" + "a" * 100),
         case("an account", accounts, [f"{account}shop:web"]),
         case("a user", accounts, ["alice"], 'start with "system:serviceaccount:"'),
         case("an account without a name", accounts, [f"{account}shop"], accounts),
         case("an account with an empty name", accounts, [f"{account}shop:"], accounts),
+        case("2048 accounts", accounts, [f"{account}{'n' * 50}:{'a' * 50}-{n}" for n in range(2048)]),
+        case("2049 accounts", accounts, [f"{account}n:a-{n}" for n in range(2049)], "at most 2048 entries"),
+        case("longer accounts than can be read", accounts, [f"{account}n:{'a' * 200}"] * 1400, "at most 2048 entries"),
         case("an account with more", accounts, [f"{account}shop:web:x"], accounts),
         *_legacy(policy, kind, changed(_TENANT, "spec.namespaceSelector", {})),
     ]
+
+
+def _decoy(number: int) -> Document:
+    """A decoy with names of common length, 56 characters to compare."""
+    return {**_DECOY, "name": f"database-root-password-{number:03d}", "namespace": f"team-payments-eu-{number:03d}"}
 
 
 def _honeypots() -> list[Case]:
@@ -181,7 +205,10 @@ def _honeypots() -> list[Case]:
         case("the same elsewhere", "decoys", [_DECOY, {**_DECOY, "namespace": "bank"}]),
         case("the same twice", "decoys", [_DECOY, _DECOY], "unique"),
         case("three hundred decoys", "decoys", many),
+        case("as many as can be told apart", "decoys", [_decoy(number) for number in range(267)]),
+        case("more than can be told apart", "decoys", [_decoy(number) for number in range(268)], "too many"),
         case("the same twice among three hundred", "decoys", [*many, many[7]], "unique"),
+        *_up_to(case, "allowlistedActors", "system:serviceaccount:backup:velero"),
         case("an actor", "allowlistedActors", ["system:serviceaccount:backup:velero"]),
         case("an actor that is a user", "allowlistedActors", ["alice"], "allowlistedActors"),
         *_legacy(policy, kind, changed(_HONEYPOT, "spec.decoys", [])),

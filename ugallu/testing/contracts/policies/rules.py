@@ -20,6 +20,53 @@ def _rule(says: str, path: str, value: object, refused: str = "", **more: Any) -
     return Case(policy="sigma-rule-spec", says=says, kind=SigmaRule.kind_info, new=new, refused=refused, **more)
 
 
+def _large() -> list[Case]:
+    """The largest that are accepted, and one more: no budget of an engine is spent before the policy says no."""
+
+    def leaf(globs: int, glob: str, entries: int, patterns: int) -> Document:
+        entry = {"jsonPath": "$.spec.containers[*].image", "patterns": [glob] * patterns}
+        return {
+            "verb": ["create"],
+            "objectRef": {"resource": ["pods"], "nameGlob": [glob] * globs},
+            "requestObjectGlob": [entry] * entries,
+            "sameElement": [{"path": "$.spec.containers[*]", "all": [{**entry, "jsonPath": "$.image"}]}],
+        }
+
+    full = {"anyOf": [leaf(64, "*name*-" + "n" * 120, 4, 16)] * 64}
+    paths = {"anyOf": [{"fieldAbsent": ["$." + "p" * 61] * 32}] * 64}
+
+    def excepted(number: int) -> Document:
+        expected = {"owner": "o", "reason": "r", "match": {"userGlob": ["*a*"]}}
+        exceptions = [{"name": f"e{n}", **expected} for n in range(number)]
+        more = {"match": {"anyOf": [{"verb": ["get"]}] * 64}, "suppress": {"exceptions": exceptions}}
+        return {"spec": {**_RULE["spec"], **more}}
+
+    def same(*lists: int) -> Document:
+        entries = [{"jsonPath": "$.a", "patterns": ["a"] * patterns} for patterns in lists]
+        return {"verb": ["get"], "sameElement": [{"path": "$.b", "all": entries}]}
+
+    long = {"anyOf": [{"nameGlob": ["*" + "n" * 511] * 16}] * 64}
+    few = "at most 4096 patterns of a kind"
+    return [
+        _rule("4096 globs, 4096 patterns and 1024 of elements", "match", full),
+        _rule("a glob more", "match", {**full, "nameGlob": ["*"]}, few),
+        _rule("a pattern more", "match", {**full, "objectGlob": [{"jsonPath": "$.a", "patterns": ["a"]}]}, few),
+        _rule("64 leaves of 64 globs in each of two lists", "match",
+              {"anyOf": [{"nameGlob": ["*a*"] * 64, "userGlob": ["*b*"] * 64}] * 64}, few),
+        _rule("as many characters as globs may have", "match", {"anyOf": long["anyOf"][:63]}),
+        _rule("more characters than globs may have", "match", long, few),
+        _rule("2048 paths", "match", paths),
+        _rule("a path more", "match", {**paths, "changed": ["$.a"]}, "at most 2048 paths of a kind"),
+        _rule("4096 patterns of elements", "match", same(4000, 96)),
+        _rule("4097 patterns of elements", "match", same(4000, 97), few),
+        _rule("2048 paths of elements", "match", same(*[1] * 2047)),
+        _rule("2049 paths of elements", "match", same(*[1] * 2048), "at most 2048 paths of a kind"),
+        Case(policy="sigma-rule-spec", says="256 leaves", kind=SigmaRule.kind_info, new=excepted(191)),
+        Case(policy="sigma-rule-spec", says="257 leaves", kind=SigmaRule.kind_info, new=excepted(192),
+             refused="at most 256 leaves"),
+    ]  # fmt: skip
+
+
 def _globs() -> list[Case]:
     cases = []
     places: tuple[tuple[str, Any], ...] = (
@@ -102,6 +149,7 @@ def _rules() -> list[Case]:
         _rule("257 names", "match.objectRef.resource", [f"r{n}" for n in range(257)], "at most 256 entries"),
         _rule("257 names in a leaf", "match.not", {"user": {"groups": [f"g{n}" for n in range(257)]}},
               "at most 256 entries"),
+        _rule("257 entries in a leaf", "match.subresource", [f"s{n}" for n in range(257)], "at most 256 entries"),
         _rule("257 patterns", "match.requestObjectGlob", [{"jsonPath": "$.a", "patterns": ["a"] * 257}],
               "at most 256 entries"),
         _rule("257 tags", "tags", ["t"] * 257, "at most 256 entries"),
@@ -129,4 +177,4 @@ def _rules() -> list[Case]:
     ]  # fmt: skip
 
 
-RULE_CASES: Final[tuple[Case, ...]] = (*_rules(), *_globs(), *_paths())
+RULE_CASES: Final[tuple[Case, ...]] = (*_rules(), *_globs(), *_paths(), *_large())

@@ -139,6 +139,21 @@ RUN_CASES: Final[tuple[Case, ...]] = (
             ("neither", {"profile": ...}, "must not be empty"),
             ("an empty profile", {"profile": ""}, "must not be empty"),
             ("a mapping", {"controlMappings": [{"checkID": "1", "frameworks": [_CONTROL]}]}, ""),
+            (
+                "as many mappings as there can be",
+                {"controlMappings": [{"checkID": "1", "frameworks": [_CONTROL] * 8}] * 1024},
+                "",
+            ),
+            (
+                "a mapping more",
+                {"controlMappings": [{"checkID": "1", "frameworks": [_CONTROL]}] * 1025},
+                "at most 1024 entries",
+            ),
+            (
+                "nine frameworks",
+                {"controlMappings": [{"checkID": "1", "frameworks": [_CONTROL] * 9}]},
+                "at most 8 entries",
+            ),
             ("a mapping of no check", {"controlMappings": [{"checkID": "", "frameworks": [_CONTROL]}]}, "checkID"),
             ("a mapping to nothing", {"controlMappings": [{"checkID": "1", "frameworks": []}]}, "frameworks"),
             (
