@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from ugallu.api.bundle import AttestationBundle, SigningMode
 from ugallu.api.event import SecurityEvent
-from ugallu.api.meta import Metadata
+from ugallu.api.meta import Condition, Metadata
 from ugallu.api.platform import (
     AttestorConfig,
     AttestorConfigSpec,
@@ -147,12 +147,16 @@ async def test_a15_what_is_not_followed_is_said(tmp_path: Path) -> None:
         connect=world.connect,
     )
     files = gather(wanted, place.secrets)
+
+    async def say(found: WORMConfig, ready: Condition) -> None:
+        pytest.fail(f"{found.metadata.name} is called as it should be, and hears {ready}")
+
     with capture_logs() as logs:
         async with running_cache(world.behind) as cache, anyio.create_task_group() as tasks:
             view = cache.view(WORMConfig, namespace=NAMESPACE)
             live = Live(
                 wanted, files, open_all(wanted, files, place), place,
-                worm=view, namespace=NAMESPACE, open_store=lambda _: world.store, log=structlog.get_logger(),
+                worm=view, say=say, open_store=lambda _: world.store, log=structlog.get_logger(),
             )  # fmt: skip
             tasks.start_soon(live.run)
             await live.store()
