@@ -103,7 +103,7 @@ async def proven_by_another(
         found = vault(platform)
         for service in found.services:
             tasks.start_soon(service.run)
-        configs = cache.view(WORMConfig, namespace=NAMESPACE, fields="metadata.name=default")
+        configs = cache.view(WORMConfig, namespace=NAMESPACE)
         await configs.synced()
         await settled()
         for bundle in bundles:

@@ -206,10 +206,10 @@ async def test_a19_so_many_at_once_and_no_more() -> None:
 
 
 def test_a21_no_secret_is_asked_for() -> None:
-    """What it needs is mounted by name: it may read no Secret through the API server, and no config but its own."""
+    """What it needs is mounted by name: it may read no Secret through the API server, and no config of another namespace."""
     granted = {resource: grant for grant in rights(Attestor()) for resource in grant.resources}
     assert not {"secrets", "*"} & granted.keys()
-    assert granted["wormconfigs"].names == ("default",)
+    assert granted["wormconfigs"].namespace == NAMESPACE
     with (ROOT / "manifests/components/attestor/rbac.yaml").open() as file:
         written = [rule for one in yaml.safe_load_all(file) if one for rule in one.get("rules", ())]
     assert written
