@@ -5,20 +5,20 @@ It looks, with whatever rights it has; what it may not see is said, and never ta
 
 import datetime as dt
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from ugallu.api.core import Lease
 from ugallu.api.detection import AuditDetectionConfig
 from ugallu.api.meta import Kind, Resource, Wire
+from ugallu.cli import api_diagnosis
 from ugallu.cli import ledger_diagnosis as ledger
-from ugallu.cli.diagnosis import Finding
+from ugallu.cli.diagnosis import Finding, few, said, unseen
 from ugallu.cli.ledger_diagnosis import Sample
-from ugallu.cli.likeness import differences
 from ugallu.clock import Clock
 from ugallu.cluster.pods import Target
-from ugallu.cluster.port import Cluster, ForbiddenError, NotFoundError, list_all
+from ugallu.cluster.port import Cluster, NotFoundError, list_all
 from ugallu.errors import UgalluError
 from ugallu.operator.contract import Grant, Operator, Placement
 from ugallu.operator.rights import lease_of, rights
@@ -26,50 +26,25 @@ from ugallu.operator.rights import lease_of, rights
 if TYPE_CHECKING:
     from ugallu.cluster.kubernetes.client import KubernetesCluster
 
-R = TypeVar("R", bound=Resource)
+ServerTime = Callable[[], dt.datetime | None]
+"""What the server's clock says now; None where it does not say."""
 
 OLDEST: Final = (1, 30)
 """The first Kubernetes that serves ValidatingAdmissionPolicy as stable."""
+SELECTABLE: Final = (1, 31)
+"""The first one that serves selectable fields unasked; an older one leaves them out of a definition."""
+NEWER: Final = (1, 1000)
 SKEW_WARN: Final = 5.0
 SKEW_FAIL: Final = 60.0
 """Seconds between our clock and the server's: tokens and certificates begin to fail long before a day."""
 SILENT: Final = 300.0
 """Seconds without an audit event: leases alone are renewed every few seconds."""
-INSTALL: Final = "kubectl apply --server-side --force-conflicts -k manifests/overlays/standard"
 PART_OF: Final = "app.kubernetes.io/part-of=ugallu"
+WORKLOADS: Final = f"kubectl get deployments,statefulsets,daemonsets -A -l {PART_OF}"
 METRICS_PORT: Final = 9090
-
-
-class Definition(Resource, frozen=True, kw_only=True):
-    """A CustomResourceDefinition as it stands on the server."""
-
-    kind_info: ClassVar[Kind] = Kind(
-        "CustomResourceDefinition", "customresourcedefinitions", group="apiextensions.k8s.io", version="v1"
-    )
-    spec: dict[str, Any] = {}
-    status: dict[str, Any] = {}
-
-
-class AdmissionPolicy(Resource, frozen=True, kw_only=True):
-    """A ValidatingAdmissionPolicy as it stands on the server."""
-
-    kind_info: ClassVar[Kind] = Kind(
-        "ValidatingAdmissionPolicy", "validatingadmissionpolicies", group="admissionregistration.k8s.io", version="v1"
-    )
-    spec: dict[str, Any] = {}
-    status: dict[str, Any] = {}
-
-
-class AdmissionBinding(Resource, frozen=True, kw_only=True):
-    """A ValidatingAdmissionPolicyBinding as it stands on the server."""
-
-    kind_info: ClassVar[Kind] = Kind(
-        "ValidatingAdmissionPolicyBinding",
-        "validatingadmissionpolicybindings",
-        group="admissionregistration.k8s.io",
-        version="v1",
-    )
-    spec: dict[str, Any] = {}
+ENDED: Final = frozenset({"Succeeded", "Failed"})
+NO_TIME: Final = "the server tells no time"
+DATES: Final = "does a proxy before the API server take its Date header away?"
 
 
 class ContainerArgs(Wire, frozen=True, kw_only=True):
@@ -107,6 +82,16 @@ class OurPod(Resource, frozen=True, kw_only=True):
     status: PodState = PodState()
 
     @property
+    def alive(self) -> bool:
+        """Whether it is to run: what has ended or was evicted stays until somebody takes it away."""
+        return self.status.phase not in ENDED and self.metadata.deletion_timestamp is None
+
+    @property
+    def component(self) -> str:
+        """The role that it is one of."""
+        return self.metadata.labels.get("app.kubernetes.io/component", "")
+
+    @property
     def operators(self) -> frozenset[str]:
         """The operators that its command line enables."""
         words = [word for container in self.spec.containers for word in container.args]
@@ -135,6 +120,7 @@ class Installed(NamedTuple):
 
     operator: type[Operator[Any]]
     user: str
+    component: str
 
 
 async def examine(
@@ -144,34 +130,50 @@ async def examine(
     try:
         version = await cluster.version()
     except UgalluError as error:
-        return [Finding("server", "fail", error.what, error.fix or "is this the right --kubeconfig?")]
-    found = [_version(version.git_version)]
-    if version.server_time is not None:
-        found.append(_skew((clock.now() - version.server_time).total_seconds()))
-    found += [one async for one in _kinds(cluster)]
-    found += [one async for one in _policies(cluster)]
-    pods = await _pods(cluster)
-    found += list(_ready(pods))
-    found += [one async for one in _rights(cluster, _installed(operators, pods))]
-    found += [one async for one in _leases(cluster, operators, pods, clock)]
-    found += [one async for one in _stream(cluster, pods, clock)]
-    found += [one async for one in replicas(cluster, pods)]
+        return [Finding("server", "fail", said(error), error.fix or "is this the right --kubeconfig?")]
+    ahead = None if version.server_time is None else clock.now() - version.server_time
+
+    def now() -> dt.datetime | None:
+        """What the server's clock says: ours may be wrong, and what we judge was not dated by it."""
+        return None if ahead is None else clock.now() - ahead
+
+    release = _release(version.git_version)
+    found = [_version(version.git_version, release), _skew(ahead)]
+    found += [one async for one in api_diagnosis.examine(cluster, selectable=release >= SELECTABLE)]
+    try:
+        pods, _ = await list_all(cluster, OurPod, labels=PART_OF)
+    except UgalluError as error:
+        return [*found, unseen("pods", error, "list pods")]
+    found.append(of_pods(pods))
+    alive = [pod for pod in pods if pod.alive]
+    found += [one async for one in _rights(cluster, _installed(operators, alive))]
+    found += [one async for one in _leases(cluster, operators, alive, now)]
+    found += [one async for one in _stream(cluster, alive, now)]
+    found += [one async for one in replicas(cluster, alive)]
     return found
 
 
 # Server
 
 
-def _version(told: str) -> Finding:
+def _release(told: str) -> tuple[int, int]:
+    """Return major and minor; a version that cannot be read is taken for a new one."""
     major, _, rest = told.removeprefix("v").partition(".")
-    minor = rest.partition(".")[0]
-    if major.isdigit() and minor.isdigit() and (int(major), int(minor)) < OLDEST:
+    minor = rest.partition(".")[0].rstrip("+")
+    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else NEWER
+
+
+def _version(told: str, release: tuple[int, int]) -> Finding:
+    if release < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         return Finding("server", "fail", f"Kubernetes {told}", f"upgrade to {oldest} or later: policies need it")
     return Finding("server", "ok", f"Kubernetes {told}")
 
 
-def _skew(ahead: float) -> Finding:
+def _skew(by: dt.timedelta | None) -> Finding:
+    if by is None:
+        return Finding("clock", "warn", f"{NO_TIME}: whether ours is right cannot be judged", DATES)
+    ahead = by.total_seconds()
     told = f"our clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
     if abs(ahead) > SKEW_FAIL:
         return Finding("clock", "fail", told, "timedatectl set-ntp true, on whichever of the two is wrong")
@@ -180,138 +182,58 @@ def _skew(ahead: float) -> Finding:
     return Finding("clock", "ok", "agrees with the server's")
 
 
-# What is installed
-
-
-async def _kinds(cluster: "KubernetesCluster") -> AsyncIterator[Finding]:
-    from ugallu.api.crd import crd
-    from ugallu.api.kinds import KINDS
-
-    ours = {document["metadata"]["name"]: document["spec"] for document in map(crd, KINDS)}
-    try:
-        theirs, _ = await list_all(cluster, Definition)
-    except UgalluError as error:
-        yield _unseen("kinds", error, "customresourcedefinitions")
-        return
-    there = {item.metadata.name: item for item in theirs if item.metadata.name in ours}
-    yield from_comparison("kinds", ours, {name: item.spec for name, item in there.items()})
-    refused = [
-        f"{name}: {condition.get('message', condition['type'])}"
-        for name, item in there.items()
-        for condition in item.status.get("conditions", ())
-        if (condition["type"], condition["status"]) in (("Established", "False"), ("NonStructuralSchema", "True"))
-    ]
-    if refused:
-        yield Finding("kinds served", "fail", "; ".join(refused), INSTALL)
-
-
-async def _policies(cluster: "KubernetesCluster") -> AsyncIterator[Finding]:
-    from ugallu.api.policies import policies
-
-    documents = [policy.documents() for policy in policies()]
-    try:
-        theirs, _ = await list_all(cluster, AdmissionPolicy)
-        bound, _ = await list_all(cluster, AdmissionBinding)
-    except UgalluError as error:
-        yield _unseen("policies", error, "validatingadmissionpolicies")
-        return
-    # Which accounts a policy lets through is the cluster's own choice: its variables are not compared.
-    ours = {policy["metadata"]["name"]: _rules(policy["spec"]) for policy, _ in documents}
-    yield from_comparison("policies", ours, {item.metadata.name: _rules(item.spec) for item in theirs})
-    ours = {binding["metadata"]["name"]: binding["spec"] for _, binding in documents}
-    yield from_comparison("policy bindings", ours, {item.metadata.name: item.spec for item in bound})
-    names = {policy["metadata"]["name"] for policy, _ in documents}
-    for item in theirs:
-        warnings = item.status.get("typeChecking", {}).get("expressionWarnings", ())
-        if item.metadata.name in names and warnings:
-            told = f"{item.metadata.name}: {warnings[0].get('warning', '')}".splitlines()[0]
-            yield Finding("policies checked", "warn", told, "upgrade ugallu: this server reads an expression otherwise")
-
-
-def _rules(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in spec.items() if key != "variables"}
-
-
-def from_comparison(check: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Finding:
-    """Return what a comparison by name says: all there and equal, or what is missing or otherwise."""
-    missing = sorted(name for name in ours if name not in theirs)
-    if missing:
-        return Finding(check, "fail", f"{len(missing)} of {len(ours)} are missing: {_few(missing)}", INSTALL)
-    other = [f"{name} ({path})" for name in sorted(ours) for path in _first(differences(ours[name], theirs[name]))]
-    if other:
-        return Finding(check, "fail", f"{len(other)} of {len(ours)} are not ours: {_few(other)}", INSTALL)
-    return Finding(check, "ok", f"{len(ours)}, as this release has them")
-
-
-def _first(found: Iterable[str]) -> Iterator[str]:
-    for one in found:
-        yield one
-        return
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _unseen(check: str, error: UgalluError, resource: str) -> Finding:
-    if isinstance(error, ForbiddenError):
-        return Finding(check, "warn", f"cannot be seen: {error.what}", f"let this user list {resource}")
-    return Finding(check, "fail", error.what, error.fix)
-
-
 # Who runs, and who may what
 
 
-async def _pods(cluster: "KubernetesCluster") -> list[OurPod] | UgalluError:
-    try:
-        pods, _ = await list_all(cluster, OurPod, labels=PART_OF)
-    except UgalluError as error:
-        return error
-    return pods
-
-
-def _ready(pods: list[OurPod] | UgalluError) -> Iterator[Finding]:
-    if isinstance(pods, UgalluError):
-        yield _unseen("pods", pods, "pods")
-        return
-    waiting = sorted(f"{pod.metadata.namespace}/{pod.metadata.name}" for pod in pods if not pod.ready)
-    if not pods:
-        yield Finding("pods", "warn", "none of ours runs here", INSTALL)
-    elif waiting:
+def of_pods(pods: Sequence[OurPod]) -> Finding:
+    """Return how our Pods fare. One that has ended does nobody harm, and its like runs in its place."""
+    alive = [pod for pod in pods if pod.alive]
+    waiting = sorted(f"{pod.metadata.namespace}/{pod.metadata.name}" for pod in alive if not pod.ready)
+    ended = sorted(pod.metadata.name for pod in pods if pod.status.phase in ENDED)
+    rest = f"; {len(ended)} ended: {few(ended)}" if ended else ""
+    if waiting:
         namespace, _, name = waiting[0].partition("/")
-        yield Finding(
+        return Finding(
             "pods",
             "fail",
-            f"{len(waiting)} of {len(pods)} are not ready: {_few(waiting)}",
+            f"{len(waiting)} of {len(alive)} are not ready: {few(waiting)}{rest}",
             f"kubectl -n {namespace} describe pod {name}; kubectl -n {namespace} logs {name}",
         )
-    else:
-        yield Finding("pods", "ok", f"{len(pods)} ready")
+    if not alive:
+        return Finding("pods", "warn", f"none of ours runs here{rest}", f"{WORKLOADS}  # none: docs/install.md")
+    return Finding("pods", "ok", f"{len(alive)} ready{rest}")
 
 
-def _installed(operators: Sequence[type[Operator[Any]]], pods: list[OurPod] | UgalluError) -> list[Installed]:
+def _installed(operators: Sequence[type[Operator[Any]]], pods: Sequence[OurPod]) -> list[Installed]:
     """Return each operator that a Pod runs, and as whom."""
-    if isinstance(pods, UgalluError):
-        return []
     found = {
-        (operator, f"system:serviceaccount:{pod.metadata.namespace}:{pod.spec.service_account_name}")
+        Installed(
+            operator,
+            f"system:serviceaccount:{pod.metadata.namespace}:{pod.spec.service_account_name}",
+            pod.component,
+        )
         for pod in pods
         for operator in operators
         if operator.name in pod.operators
     }
-    return [Installed(*one) for one in sorted(found, key=lambda one: (one[0].name, one[1]))]
+    return sorted(found, key=lambda one: (one.operator.name, one.user, one.component))
+
+
+def _given_by(component: str) -> str:
+    """Return the line that gives a role its account, rights and Leases again, and changes nothing else."""
+    return f"kubectl apply --server-side --force-conflicts -f manifests/components/{component or 'ROLE'}/rbac.yaml"
 
 
 async def _rights(cluster: "KubernetesCluster", running: Sequence[Installed]) -> AsyncIterator[Finding]:
-    for operator, user in running:
+    for operator, user, component in running:
         check = f"rights of {operator.name}"
         try:
             refused = [told async for told in _refused(cluster, user, rights(operator))]
         except UgalluError as error:
-            yield _unseen(check, error, "subjectaccessreviews (create)")
+            yield unseen(check, error, "create subjectaccessreviews")
             continue
         if refused:
-            yield Finding(check, "fail", f"{user} may not {_few(refused)}", INSTALL)
+            yield Finding(check, "fail", f"{user} may not {few(refused)}", _given_by(component))
         else:
             yield Finding(check, "ok", f"{user} may all that it declares")
 
@@ -322,61 +244,65 @@ async def _refused(cluster: "KubernetesCluster", user: str, grants: Iterable[Gra
             spec = {"user": user, "nonResourceAttributes": {"path": url, "verb": verb}}
             if not (await cluster.create(Review(spec=spec))).status.get("allowed"):
                 yield f"{verb} {url}"
-        for resource in grant.resources:
+        for resource, verb, name in itertools.product(grant.resources, grant.verbs, grant.names or ("",)):
             plural, _, part = resource.partition("/")
-            for verb in grant.verbs:
-                asked = {
-                    "group": grant.group,
-                    "resource": plural,
-                    "subresource": part,
-                    "verb": verb,
-                    "name": grant.names[0] if grant.names else "",
-                    "namespace": grant.namespace,
-                }
-                answer = await cluster.create(Review(spec={"user": user, "resourceAttributes": asked}))
-                if not answer.status.get("allowed"):
-                    yield f"{verb} {resource}{f' in {grant.namespace}' if grant.namespace else ''}"
+            asked = {
+                "group": grant.group,
+                "resource": plural,
+                "subresource": part,
+                "verb": verb,
+                "name": name,
+                "namespace": grant.namespace,
+            }
+            answer = await cluster.create(Review(spec={"user": user, "resourceAttributes": asked}))
+            if not answer.status.get("allowed"):
+                place = f" in {grant.namespace}" if grant.namespace else ""
+                yield f"{verb} {' '.join(filter(None, (resource, name)))}{place}"
 
 
 async def _leases(
-    cluster: "KubernetesCluster",
-    operators: Sequence[type[Operator[Any]]],
-    pods: list[OurPod] | UgalluError,
-    clock: Clock,
+    cluster: "KubernetesCluster", operators: Sequence[type[Operator[Any]]], pods: Sequence[OurPod], now: ServerTime
 ) -> AsyncIterator[Finding]:
     for operator in operators:
-        if operator.placement is not Placement.ONE_LEADER or isinstance(pods, UgalluError):
+        if operator.placement is not Placement.ONE_LEADER:
             continue
-        for namespace in sorted({pod.metadata.namespace for pod in pods if operator.name in pod.operators}):
+        there = {pod.metadata.namespace: pod.component for pod in pods if operator.name in pod.operators}
+        for namespace, component in sorted(there.items()):
             name = lease_of(operator)
             try:
                 lease = await cluster.get(Lease, name, namespace)
             except NotFoundError:
-                yield Finding(f"lease {name}", "fail", f"is not there in {namespace}", INSTALL)
+                yield Finding(f"lease {name}", "fail", f"is not there in {namespace}", _given_by(component))
             except UgalluError as error:
-                yield _unseen(f"lease {name}", error, "leases (get)")
+                yield unseen(f"lease {name}", error, "get leases")
             else:
-                yield _lease(name, lease, clock.now())
+                yield of_lease(name, lease, now())
 
 
-def _lease(name: str, lease: Lease, now: dt.datetime) -> Finding:
-    spec = lease.spec
+def of_lease(name: str, lease: Lease, now: dt.datetime | None) -> Finding:
+    """Return whether somebody leads, by the server's clock; without it that cannot be told."""
+    check, spec = f"lease {name}", lease.spec
     if not spec.holder_identity or spec.renew_time is None:
-        return Finding(f"lease {name}", "fail", "nobody leads", f"kubectl get pods -A -l {PART_OF}")
+        return Finding(check, "fail", "nobody leads", f"kubectl get pods -A -l {PART_OF}")
+    if now is None:
+        return Finding(check, "warn", f"{spec.holder_identity} led last; {NO_TIME}, so whether it does is open", DATES)
     # The holder's clock wrote the time, so only a gross difference means something.
     age = (now - spec.renew_time).total_seconds()
+    if age < -SKEW_WARN:
+        told = (
+            f"{spec.holder_identity} leads, by a clock {-age:.0f} s ahead of the server's: it would seem to for so long"
+        )
+        return Finding(check, "warn", told, "timedatectl set-ntp true, on its node")
     told = f"{spec.holder_identity} leads, renewed {max(age, 0.0):.0f} s ago"
     if age > spec.lease_duration_seconds + SKEW_WARN:
         pod = spec.holder_identity.partition("_")[0]
-        return Finding(f"lease {name}", "fail", told, f"kubectl -n {lease.metadata.namespace} logs {pod}")
-    return Finding(f"lease {name}", "ok", told)
+        return Finding(check, "fail", told, f"kubectl -n {lease.metadata.namespace} logs {pod}")
+    return Finding(check, "ok", told)
 
 
-async def replicas(cluster: Cluster, pods: list[OurPod] | UgalluError) -> AsyncIterator[Finding]:
+async def replicas(cluster: Cluster, pods: Sequence[OurPod]) -> AsyncIterator[Finding]:
     """Yield whether replicas behind one audit webhook can agree, in their config object, that it is silent."""
-    if isinstance(pods, UgalluError):
-        return
-    behind = sum(pod.metadata.labels.get("app.kubernetes.io/component") == "audit-webhook" for pod in pods)
+    behind = sum(pod.component == "audit-webhook" for pod in pods)
     if behind < 2:
         return
     try:
@@ -387,7 +313,7 @@ async def replicas(cluster: Cluster, pods: list[OurPod] | UgalluError) -> AsyncI
         )
         yield Finding("audit replicas", "warn", told, "kubectl apply --server-side -k manifests/overlays/audit-config")
     except UgalluError as error:
-        yield _unseen("audit replicas", error, "auditdetectionconfigs (get)")
+        yield unseen("audit replicas", error, "get auditdetectionconfigs")
     else:
         yield Finding("audit replicas", "ok", f"{behind} that agree in AuditDetectionConfig default")
 
@@ -395,11 +321,7 @@ async def replicas(cluster: Cluster, pods: list[OurPod] | UgalluError) -> AsyncI
 # What arrives
 
 
-async def _stream(
-    cluster: "KubernetesCluster", pods: list[OurPod] | UgalluError, clock: Clock
-) -> AsyncIterator[Finding]:
-    if isinstance(pods, UgalluError):
-        return
+async def _stream(cluster: "KubernetesCluster", pods: Sequence[OurPod], now: ServerTime) -> AsyncIterator[Finding]:
     for pod in pods:
         if "audit-detection" not in pod.operators or not pod.ready:
             continue
@@ -408,21 +330,21 @@ async def _stream(
         try:
             told = await cluster.fetch_from_pod(target, METRICS_PORT, "/metrics")
         except UgalluError as error:
-            yield _unseen(f"audit stream of {where}", error, "pods/portforward (get)")
+            yield unseen(f"audit stream of {where}", error, "get pods/portforward")
         else:
-            for one in stream(where, told.decode(errors="replace"), clock.now()):
+            for one in stream(where, told.decode(errors="replace"), now()):
                 yield one
     try:
         told = await cluster.fetch("/metrics")
     except UgalluError as error:
-        yield _unseen("API server's audit", error, "/metrics (get, nonResourceURLs)")
+        yield unseen("API server's audit", error, "get /metrics (nonResourceURLs)")
     else:
         found = ledger.of_server(_read(told.decode(errors="replace")))
         if found is not None:
             yield found
 
 
-def stream(where: str, exposition: str, now: dt.datetime) -> Iterator[Finding]:
+def stream(where: str, exposition: str, now: dt.datetime | None) -> Iterator[Finding]:
     """Yield what a process's metrics say of its audit stream: whether it lives, at which levels, and its books."""
     samples = _read(exposition)
     if not samples:
@@ -441,7 +363,7 @@ def _read(exposition: str) -> list[Sample]:
         return []
 
 
-def _lives(check: str, samples: Sequence[Sample], now: dt.datetime) -> Finding:
+def _lives(check: str, samples: Sequence[Sample], now: dt.datetime | None) -> Finding:
     newest = max(
         (value for name, _, value in samples if name == "ugallu_audit_last_event_timestamp_seconds"), default=0.0
     )
@@ -457,6 +379,9 @@ def _lives(check: str, samples: Sequence[Sample], now: dt.datetime) -> Finding:
             "docs/install.md",
         )
     told = ", ".join(f"{count:,} at {level}" for level, count in sorted(levels.items()) if count)
+    if now is None:
+        return Finding(check, "warn", f"{told}; {NO_TIME}, so whether more comes is open", DATES)
+    # API servers date audit events, so their clock alone tells an age.
     age = now.timestamp() - newest
     if age > SILENT:
         return Finding(check, "fail", f"silent for {age:,.0f} s; before: {told}", "is the API server's audit sink up?")

@@ -15,6 +15,7 @@ from anyio import from_thread, to_thread
 from ugallu.cli.evidence import FOLDER
 from ugallu.clock import Clock
 from ugallu.cluster.embedded.lock import held_by
+from ugallu.cluster.port import ForbiddenError
 from ugallu.errors import UgalluError
 from ugallu.evidence.kit import KEY_FILE
 from ugallu.settings import Settings
@@ -46,6 +47,23 @@ class Finding(msgspec.Struct, frozen=True):
     verdict: Verdict
     detail: str
     fix: str = ""
+
+
+def said(error: UgalluError) -> str:
+    """Return where and what went wrong, without what to do about it, which a finding says apart."""
+    return f"{error.where}: {error.what}" if error.where else error.what
+
+
+def unseen(check: str, error: UgalluError, right: str) -> Finding:
+    """Return the finding of a check that an API server did not answer; a right may be missing."""
+    if isinstance(error, ForbiddenError):
+        return Finding(check, "warn", f"cannot be seen: {said(error)}", f"let this user {right}")
+    return Finding(check, "fail", said(error), error.fix)
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 NOTHING_SEALED: Final = Finding("archive", "ok", "nothing was sealed yet")
@@ -116,7 +134,7 @@ async def archived(path: Path, cluster: "Cluster") -> Finding:
     except OSError as error:
         return _unreadable("archive", path, error)
     except UgalluError as error:
-        return Finding("archive", "warn", f"cannot be examined: {error.what}", error.fix)
+        return Finding("archive", "warn", f"cannot be examined: {said(error)}", error.fix)
 
 
 async def _inside(name: str, path: Path, check: Callable[[Path], Awaitable[Finding]]) -> Finding:
@@ -125,7 +143,7 @@ async def _inside(name: str, path: Path, check: Callable[[Path], Awaitable[Findi
     except OSError as error:
         return _unreadable(name, path, error)
     except UgalluError as error:
-        return Finding(name, "fail", error.what, "restore --state from a backup")
+        return Finding(name, "fail", said(error), "restore --state from a backup")
     except ValueError as error:  # what is stored is no JSON any more
         return Finding(name, "fail", f"an object cannot be read: {error}", "restore --state from a backup")
 
@@ -205,7 +223,7 @@ def _keys(path: Path) -> Iterator[Finding]:
             key = load_key(file)
             other = name == "attestor.key" and public.exists() and not _same(key.public, public)
         except UgalluError as error:
-            yield Finding(f"key {name}", "fail", error.what, error.fix)
+            yield Finding(f"key {name}", "fail", said(error), error.fix)
             continue
         if other:
             yield Finding(f"key {name}", "fail", f"{public} is not its public half", RESTORE_KEY)
@@ -301,7 +319,7 @@ async def _sealed(path: Path, cluster: "Cluster") -> Finding:
             report = archive.check(await archive.kit(await cluster.get(SecurityEvent, name), bundle))
             reason = report.reason
         except UgalluError as error:
-            reason = error.what
+            reason = said(error)
         verified += not reason
         bad = bad or (f"{name}: {reason}" if reason else "")
     if bad:

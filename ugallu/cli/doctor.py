@@ -68,7 +68,7 @@ async def _cluster(settings: "Settings", clock: "Clock") -> "Sequence[Finding]":
     try:
         cluster = await connect(settings, clock=clock, metrics=Metrics(), log=logger(settings.log))
     except UgalluError as error:
-        return [diagnosis.Finding("server", "fail", str(error), error.fix)]
+        return [diagnosis.Finding("server", "fail", diagnosis.said(error), error.fix)]
     try:
         found = list(await cluster_diagnosis.examine(cluster, load(settings, embedded=False), clock))
         if settings.state:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from ugallu.cli.diagnosis import Finding
+from ugallu.cli.diagnosis import Finding, said
 from ugallu.emit import hours
 from ugallu.emit.ledger import Totals
 from ugallu.errors import UgalluError
@@ -20,8 +20,11 @@ def last_day(state: Path, now: dt.datetime) -> Iterator[Finding]:
     """Say what the ledger in a state directory has of the last 24 hours; nothing where there is none."""
     try:
         kept = hours.read(state / hours.FILE)
-    except (UgalluError, OSError) as error:
-        yield Finding("ledger", "fail", str(error), getattr(error, "fix", ""))
+    except UgalluError as error:
+        yield Finding("ledger", "fail", said(error), error.fix)
+        return
+    except OSError as error:
+        yield Finding("ledger", "fail", str(error))
         return
     rows = [row for row in kept.rows if row.hour > now - DAY]
     if not rows:

@@ -11,7 +11,7 @@ from ugallu.api.policies import Policy, PolicyValues, policies
 from ugallu.api.policies.policy import FORBIDDEN, Rule
 from ugallu.manifests.tree import OVERLAYS, values_of
 
-_VALUES: Final = {
+VALUES: Final = {
     name.strip("`"): meaning
     for name, _, meaning in (words.partition(": ") for words in field_words(PolicyValues).values())
 }
@@ -67,7 +67,7 @@ def _lines(found: Sequence[Policy]) -> Iterator[str]:
         yield f"| {number} | [{policy.name}](#{policy.name.replace('.', '')}) | {policy.about} |"
     yield from ("", _CHANGE)
     defaults = _expressions(found)
-    for name, meaning in _VALUES.items():
+    for name, meaning in VALUES.items():
         default = defaults[name]
         holders = [policy for policy in found if name in _names(policy)]
         places = ", ".join(f"`{policy.name}` {_names(policy).index(name)}" for policy in holders)
@@ -94,7 +94,7 @@ def _section(policy: Policy) -> Iterator[str]:
         yield f"Not at what the label `{label.key}` says to be {', '.join(map(_code, label.values))}."
     if (needed := policy.parameter) is not None:
         yield f"While the {needed.kind} `{needed.name}` does not exist, it refuses all of these."
-    if values := [name for name in _names(policy) if name in _VALUES]:
+    if values := [name for name in _names(policy) if name in VALUES]:
         yield f"Values: {', '.join(f'`{name}`' for name in values)}."
     status = "403 Forbidden" if policy.reason == FORBIDDEN else "422 Invalid"
     yield from ("", f"Refuses with {status}, and says:", "")
