@@ -185,8 +185,11 @@ class TransparencyLog(Protocol):
         """Log the envelope and return its entry with proof; logging the same envelope again returns the same entry."""
         ...
 
-    async def remembers(self, size: int, root: bytes) -> bool:
-        """Tell whether the log's first `size` entries still make this root."""
+    async def remembers(self, size: int, root: bytes, origin: str = "") -> bool:
+        """Tell whether the log's first `size` entries still make this root.
+
+        A tree that was signed as another `origin` than the one of now is no past of it: nothing contradicts it.
+        """
         ...
 
     @property

@@ -5,7 +5,7 @@ signers are not part of it: a verifier is given them separately.
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -167,6 +167,13 @@ def element(log: LogKey) -> dict[str, object]:
         "publicKey": {"rawBytes": b64(log.spki), "keyDetails": log.key_details, "validFor": validity},
         "logId": {"keyId": b64(log.log_id)},
     }
+
+
+def id_of(log: Mapping[str, object]) -> bytes:
+    """Return the id of the log that a `tlogs[]` element is about, as `element` writes it."""
+    named = log["logId"]
+    assert isinstance(named, dict)
+    return unb64(named["keyId"], "trusted root", limit=64)
 
 
 def _time(at: dt.datetime) -> str:

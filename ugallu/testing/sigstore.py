@@ -270,6 +270,8 @@ class FakeRekor:
         self.refuses = 0
         self.lose_answer = False
         """Take the entry, and break the connection before saying so."""
+        self.tree = 1
+        """Which tree, of those that its key signs."""
         self.late = 0
         """So many times an entry that is there is said not to be."""
 
@@ -292,7 +294,9 @@ class FakeRekor:
             return self._add(msgspec.json.decode(body))
         if path == "/api/v1/log":
             head = self.checkpoint()
-            return _json(200, {"treeSize": len(self.bodies), "rootHash": "", "signedTreeHead": head, "treeID": "1"})
+            return _json(
+                200, {"treeSize": len(self.bodies), "rootHash": "", "signedTreeHead": head, "treeID": str(self.tree)}
+            )
         if path.startswith("/api/v1/log/proof?"):
             asked = dict(part.split("=") for part in path.partition("?")[2].split("&"))
             old, new = int(asked["firstSize"]), int(asked["lastSize"])
@@ -314,11 +318,16 @@ class FakeRekor:
         """Return the signed head of the first `size` entries."""
         size = len(self.bodies) if size is None else size
         root = merkle.root(self._subtree, size)
-        return _checkpoint(f"{self.host} - 1", self.host, size, root, self.key)
+        return _checkpoint(f"{self.host} - {self.tree}", self.host, size, root, self.key)
 
     def rewrite(self, index: int) -> None:
         """Put something else in the place of an entry, as if it had always been there."""
         self.bodies[index] = self.bodies[index].replace(b"dsse", b"dSSe")
+
+    def shard(self) -> None:
+        """Begin another tree under the same key."""
+        self.tree += 1
+        self.bodies, self.times = [], []
 
     def _add(self, proposal: dict[str, Any]) -> Reply:
         made = _body(proposal)

@@ -59,7 +59,6 @@ class _Entry(msgspec.Struct, frozen=True):
 
 class _Info(msgspec.Struct, frozen=True):
     signed_tree_head: str = msgspec.field(name="signedTreeHead")
-    tree_id: str = msgspec.field(name="treeID")
 
 
 class _Consistency(msgspec.Struct, frozen=True):
@@ -74,7 +73,6 @@ class RekorV1:
         self._clock = clock
         self._log = log
         self._witness = witness
-        self._tree = ""
 
     @property
     def trusted_root(self) -> dict[str, object]:
@@ -93,7 +91,7 @@ class RekorV1:
             verify_entry(entry, envelope, self._log)
         except PermanentError as error:
             raise IntegrityError(f"the log's answer does not hold: {error}", where=self._client.host) from error
-        await self._witness.saw(entry.checkpoint, self._prove)
+        await self._saw(entry.checkpoint, note.read(entry.checkpoint).origin)
         return entry
 
     async def has(self, envelope: Envelope) -> bool:
@@ -106,14 +104,16 @@ class RekorV1:
             raise failed(reply, self._client.host)
         return bool(self._decode(reply, list[dict[str, msgspec.Raw]]))
 
-    async def remembers(self, size: int, root: bytes) -> bool:
-        """Tell whether the log's first `size` entries still make this root."""
+    async def remembers(self, size: int, root: bytes, origin: str = "") -> bool:
+        """Tell whether the log's first `size` entries still make this root; a closed shard is another tree."""
         head = await self._head()
+        if origin not in ("", head.origin):
+            return True
         if size > head.size:
             return False
         if not size:
             return root == merkle.EMPTY_ROOT
-        proof = await self._prove(size, head.size) if size < head.size else ()
+        proof = await self._prove(head.origin, size, head.size) if size < head.size else ()
         return merkle.is_consistent(size, head.size, root, head.root, proof)
 
     async def audit(self) -> None:
@@ -135,17 +135,23 @@ class RekorV1:
         if reply.status != 200:
             raise failed(reply, self._client.host)
         info = self._decode(reply, _Info)
-        self._tree = info.tree_id
         try:
             signed = signed_checkpoint(info.signed_tree_head, self._log)
         except PermanentError as error:
             raise IntegrityError(f"the log's newest tree: {error}", where=self._client.host) from error
-        await self._witness.saw(info.signed_tree_head, self._prove)
+        if signed.origin.rpartition(" - ")[0] != self._log.origin:
+            raise IntegrityError(f"the log's newest tree is of {signed.origin[:80]!r}", where=self._client.host)
+        await self._saw(info.signed_tree_head, signed.origin)
         return signed
 
-    async def _prove(self, old: int, new: int) -> tuple[bytes, ...]:
-        tree = f"&treeID={self._tree}" if self._tree.isascii() and self._tree.isdigit() else ""
-        reply = await self._client.ask("GET", f"/api/v1/log/proof?firstSize={old}&lastSize={new}{tree}")
+    async def _saw(self, checkpoint: str, origin: str) -> None:
+        await self._witness.saw(checkpoint, lambda old, new: self._prove(origin, old, new))
+
+    async def _prove(self, origin: str, old: int, new: int) -> tuple[bytes, ...]:
+        """Return the proof for one tree of the log, which its origin names: a log is sharded by beginning another."""
+        tree = origin.rpartition(" - ")[2]
+        asked = f"firstSize={old}&lastSize={new}" + (f"&treeID={tree}" if tree.isascii() and tree.isdigit() else "")
+        reply = await self._client.ask("GET", f"/api/v1/log/proof?{asked}")
         if reply.status == 400:
             raise IntegrityError(
                 f"the log does not know its trees of {old} and {new} entries: {reply.said}", where=self._client.host

@@ -75,8 +75,9 @@ class RekorV2:
         await self._witness.saw(entry.checkpoint, self._tiles.consistency)
         return entry
 
-    async def remembers(self, size: int, root: bytes) -> bool:
-        """Tell whether the log's first `size` entries still make this root."""
+    async def remembers(self, size: int, root: bytes, origin: str = "") -> bool:
+        """Tell whether the log's first `size` entries still make this root; it has one tree, of one `origin`."""
+        del origin
         head, _ = await self._head()
         if size > head.size:
             return False
@@ -99,6 +100,8 @@ class RekorV2:
             signed = signed_checkpoint(text, self._log)
         except PermanentError as error:
             raise IntegrityError(f"the log's newest tree: {error}", where=self._client.host) from error
+        if signed.origin != self._log.origin:
+            raise IntegrityError(f"the log's newest tree is of {signed.origin[:80]!r}", where=self._client.host)
         await self._witness.saw(text, self._tiles.consistency)
         return signed, text
 

@@ -163,8 +163,9 @@ class TileLog:
                 raise PermanentError(f"no trees of {old} and {new} entries", where=str(self._root))
             return tuple(await to_thread.run_sync(merkle.consistency, self._subtree, old, new))
 
-    async def remembers(self, size: int, root: bytes) -> bool:
-        """Tell whether the first `size` entries still make this root."""
+    async def remembers(self, size: int, root: bytes, origin: str = "") -> bool:
+        """Tell whether the first `size` entries still make this root; there is one tree, whatever its `origin`."""
+        del origin
         async with self._turn:
             return size <= self.size and await to_thread.run_sync(merkle.root, self._subtree, size) == root
 

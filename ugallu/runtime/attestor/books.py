@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 EVERY = 15.0
 """Seconds between two looks at the age of the oldest bundle."""
 KEPT = 16
-"""Bundles remembered for their checkpoints: one would be enough, if nobody else could write a status."""
+"""Bundles remembered for their checkpoints, the tallest and the newest: one of each would be enough, if nobody else
+could write a status. The log before the one in use may have the taller trees."""
 
 
 class Books:
@@ -47,6 +48,7 @@ class Books:
         self._begun: dict[str, dt.datetime] = {}
         self._counts: Counter[BundlePhase] = Counter()
         self._tallest: list[tuple[int, str]] = []
+        self._newest: list[tuple[int, str]] = []
         self._stop: list[Callable[[], None]] = [
             events.listen(self._event),
             responses.listen(self._response),
@@ -59,11 +61,12 @@ class Books:
         return self._owed <= self._failed and self._over <= self._sealed | self._failed
 
     async def checkpoints(self, cluster: Cluster) -> AsyncIterator[str]:
-        """Yield the checkpoints with the largest trees that bundles name, largest first.
+        """Yield the checkpoints with the largest trees that bundles name, and those that the newest name.
 
         Not checked: others write status. Read when they are asked for, which is once: marks are many.
         """
-        for _, name in reversed(self._tallest):
+        tallest, newest = ([name for _, name in reversed(kept)] for kept in (self._tallest, self._newest))
+        for name in dict.fromkeys((*tallest, *newest)):
             try:
                 bundle = await cluster.get(AttestationBundle, name)
             except NotFoundError:
@@ -100,7 +103,9 @@ class Books:
         uid = bundle.metadata.uid
         entry = bundle.status.rekor_entry
         if entry is not None and entry.inclusion_proof is not None:
-            self._note(entry.inclusion_proof.tree_size, bundle.metadata.name)
+            _note(self._tallest, entry.inclusion_proof.tree_size, bundle.metadata.name)
+            if (made := bundle.metadata.creation_timestamp) is not None:
+                _note(self._newest, int(made.timestamp()), bundle.metadata.name)
         before = self._phases.pop(uid, None)
         phase = None if change is Change.DELETED else bundle.status.phase or BundlePhase.PENDING
         if phase is BundlePhase.SEALED and bundle.spec.attested_for.kind == RESPONSE:
@@ -119,15 +124,17 @@ class Books:
         if before is not self._phases.get(uid):
             self._move(before, self._phases.get(uid))
 
-    def _note(self, size: int, name: str) -> None:
-        if len(self._tallest) == KEPT and size <= self._tallest[0][0]:
-            return
-        if (size, name) not in self._tallest:
-            bisect.insort(self._tallest, (size, name))
-            del self._tallest[:-KEPT]
-
     def _move(self, before: BundlePhase | None, after: BundlePhase | None) -> None:
         for phase, step in ((before, -1), (after, 1)):
             if phase is not None:
                 self._counts[phase] += step
                 self._metrics.gauge("ugallu_attestor_pending_bundles", self._counts[phase], phase=phase)
+
+
+def _note(kept: list[tuple[int, str]], rank: int, name: str) -> None:
+    """Keep a name if few rank above it."""
+    if len(kept) == KEPT and rank <= kept[0][0]:
+        return
+    if (rank, name) not in kept:
+        bisect.insort(kept, (rank, name))
+        del kept[:-KEPT]

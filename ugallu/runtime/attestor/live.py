@@ -214,9 +214,9 @@ class LiveLog:
         log = self._live.now.log
         return not isinstance(log, DatingLog) or await log.has(envelope)
 
-    async def remembers(self, size: int, root: bytes) -> bool:
+    async def remembers(self, size: int, root: bytes, origin: str = "") -> bool:
         """Ask the log of now."""
-        return await self._live.now.log.remembers(size, root)
+        return await self._live.now.log.remembers(size, root, origin)
 
 
 class LiveAuthority:

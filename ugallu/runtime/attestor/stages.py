@@ -16,8 +16,9 @@ import msgspec
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError, UgalluError
 from ugallu.evidence import bundle as bundles
-from ugallu.evidence import statement, verify, x509
+from ugallu.evidence import statement, trusted_root, verify, x509
 from ugallu.evidence.canonical import digest
+from ugallu.evidence.logs import note
 from ugallu.evidence.ports import (
     BUNDLE_MEDIA_TYPE,
     STATEMENT_MEDIA_TYPE,
@@ -29,6 +30,7 @@ from ugallu.evidence.ports import (
 )
 from ugallu.evidence.seal import Keys
 from ugallu.evidence.stores.retention import Class
+from ugallu.evidence.trusted_root import LogKey
 from ugallu.metrics import Metrics
 from ugallu.runtime.attestor.choose import Ports
 from ugallu.runtime.attestor.gate import Gate
@@ -100,7 +102,8 @@ class Stages:
         self._checkpoints = checkpoints
         self._clock = clock
         self._metrics = metrics
-        self._remembered = False
+        self._compared: LogKey | None = None
+        """The log whose past was compared with what it signed."""
         self._fresh = _Fresh(clock)
         self._at_signer = Gate("signer", SIGN_AT_ONCE, clock, metrics)
         self._at_log = Gate("log", LOG_AT_ONCE, clock, metrics)
@@ -127,9 +130,10 @@ class Stages:
 
     async def enter(self, draft: Draft, key: str) -> Draft:
         """Log every leg's envelope, and believe an entry only once its proof was checked; staged under `key`."""
-        if not self._remembered:
-            await self._compare_history()
-            self._remembered = True
+        log = self._log_of_now
+        if log != self._compared:
+            await self._compare_history(log)
+            self._compared = log
         draft = await self._logged(await self._in_time(draft, key))
         if any(_is_late(leg) for leg in draft.legs):
             # The log took longer than any should, and says so itself.
@@ -183,39 +187,57 @@ class Stages:
 
     def origin(self, entry: LogEntry) -> str:
         """Return the name of the log that an entry is of."""
-        return self.ports.root.logs[entry.log_id].origin
+        log = self.ports.root.logs.get(entry.log_id)
+        if log is None:
+            raise IntegrityError(
+                "an entry of a log that is not trusted any more",
+                where=note.read(entry.checkpoint).origin,
+                fix="keep the logs of the past in the trusted root",
+            )
+        return log.origin
 
     @property
     def _log_name(self) -> str:
         return ", ".join(log.origin for log in self.ports.root.logs.values())
 
-    async def _compare_history(self) -> None:
+    @property
+    def _log_of_now(self) -> LogKey:
+        """The log that is in use, as it is trusted; evidence of others before it counts as long as it is kept."""
+        found = self.ports.root.logs.get(trusted_root.id_of(self.log.trusted_root))
+        if found is None:
+            raise IntegrityError("the trusted root does not name the log in use", where=self._log_name)
+        return found
+
+    async def _compare_history(self, log: LogKey) -> None:
         """Refuse a log that forgot what it signed for earlier bundles: an old copy, put back, would sign a second past.
 
-        Its own witness may have been put back with it.
+        Its own witness may have been put back with it. Of every tree of this log the tallest is compared.
         """
+        tallest: dict[str, note.Checkpoint] = {}
         async for text in self._checkpoints():
-            for log in self.ports.root.logs.values():
-                try:
-                    signed = verify.signed_checkpoint(text, log)
-                except PermanentError:
-                    continue  # no checkpoint of this log, whatever the status says
-                if not await self.log.remembers(signed.size, signed.root):
-                    raise _forgotten(signed.size, log.origin)
-                return
+            try:
+                signed = verify.signed_checkpoint(text, log)
+            except PermanentError:
+                continue  # no checkpoint of this log, whatever the status says
+            if signed.origin not in tallest or signed.size > tallest[signed.origin].size:
+                tallest[signed.origin] = signed
+        for signed in tallest.values():
+            await self._compare(signed.size, signed.root, signed.origin)
 
     async def recall(self, draft: Draft) -> None:
         """Refuse a log that forgot an entry of this very draft, which was staged by a pass that ended there."""
         for entry in (leg.entry for leg in draft.legs):
             assert entry is not None
-            # Where several logs are trusted, nobody here knows which of them is asked.
-            if list(self.ports.root.logs) == [entry.log_id] and not await self._remembers(
-                entry.tree_size, entry.root_hash
-            ):
-                raise _forgotten(entry.tree_size, self.origin(entry))
+            if entry.log_id == self._log_of_now.log_id:  # another one cannot be asked any more, and need not be
+                await self._compare(entry.tree_size, entry.root_hash, note.read(entry.checkpoint).origin)
 
-    async def _remembers(self, size: int, root: bytes) -> bool:
-        return await self._at_log.call(lambda: self.log.remembers(size, root))
+    async def _compare(self, size: int, root: bytes, origin: str) -> None:
+        if not await self._at_log.call(lambda: self.log.remembers(size, root, origin)):
+            raise IntegrityError(
+                f"the log has forgotten a tree of {size} entries that it signed",
+                where=origin,
+                fix="put back the newest copy of the log; never an older one",
+            )
 
     async def archive(self, draft: Draft, keys: Keys, cluster_id: str, *, lines: bool = False) -> Archived:
         """Put bundles, attested bytes and bare envelopes under retention, read them back, and verify what was read.
@@ -352,11 +374,3 @@ def _is_late(leg: Signed) -> bool:
     if leg.entry is None or not leg.entry.integrated_time:
         return False
     return _ended(leg.envelope, dt.datetime.fromtimestamp(leg.entry.integrated_time, dt.UTC))
-
-
-def _forgotten(size: int, origin: str) -> IntegrityError:
-    return IntegrityError(
-        f"the log has forgotten a tree of {size} entries that it signed",
-        where=origin,
-        fix="put back the newest copy of the log; never an older one",
-    )

@@ -211,3 +211,20 @@ async def test_a_location_is_an_id_and_nothing_else(rekor: FakeRekor) -> None:
     log = RekorV1(Elsewhere(rekor, lambda _: None), rekor.log, Witness(rekor.log), rekor.clock)
     with pytest.raises(TransientError, match="not where"):
         await log.add(envelope())
+
+
+async def test_each_shard_has_a_past_of_its_own(rekor: FakeRekor, tmp_path: Path) -> None:
+    """A log that goes on in another tree tells no lie; what it signed of each is remembered, over restarts too."""
+    path = tmp_path / "witness.json"
+    log = opened(rekor, path)
+    first = [await log.add(envelope(number)) for number in range(3)][-1]
+    old = rekor.bodies, rekor.times
+    rekor.shard()
+    assert await log.remembers(first.tree_size, first.root_hash, "rekor.test - 1")
+    second = await opened(rekor, path).add(envelope(5))
+    assert not await log.remembers(first.tree_size, first.root_hash)
+    assert await log.remembers(second.tree_size, second.root_hash, "rekor.test - 2")
+    rekor.tree, (rekor.bodies, rekor.times) = 1, old
+    rekor.rewrite(1)
+    with pytest.raises(IntegrityError, match="did not grow"):
+        await opened(rekor, path).audit()
