@@ -6,6 +6,7 @@ outside (a signature, a log entry) happens twice with different content.
 
 import datetime as dt
 import enum
+import re
 
 from ugallu.api.bundle import AttestationBundleStatus, BundlePhase
 
@@ -18,6 +19,7 @@ PATIENCE = 8
 
 
 LONGEST_DELAY = 300.0
+_SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 class Stage(enum.StrEnum):
@@ -77,9 +79,17 @@ class Keys:
         return f"{_month(cluster_id, at)}/{self._uid}.intoto.jsonl"
 
 
+def place_of(cluster_id: str) -> str:
+    """Return the folder of a cluster in the store; an id that fits into no key, as an ARN, is `unknown` there.
+
+    Whose evidence it is stands in the attested bytes; the folder only partitions.
+    """
+    return cluster_id if _SAFE.fullmatch(cluster_id) else "unknown"
+
+
 def _month(cluster_id: str, at: dt.datetime) -> str:
     utc = at.astimezone(dt.UTC)
-    return f"{cluster_id or 'unknown'}/{utc:%Y}/{utc:%m}"
+    return f"{place_of(cluster_id)}/{utc:%Y}/{utc:%m}"
 
 
 def retry_delay(attempts: int) -> float:

@@ -36,5 +36,7 @@ class Platform:
     """What only one of this process can open, and others use as well: the evidence in `state`."""
     accounts: Callable[[], Accounts] = Accounts
     """The books of this process as they stand."""
+    leads: Callable[[], bool] = lambda: True
+    """Whether this process may do what only one may, asked right before it is done; writes ask by themselves."""
     server: Server | None = None
     """The server behind the cluster, None where the cluster is in this process."""

@@ -289,6 +289,7 @@ async def assembled(
                 state=settings.state_dir,
                 shared=shared,
                 accounts=outbox.accounts,
+                **({} if election is None else {"leads": election.leads}),
                 server=cluster if isinstance(cluster, Server) else None,
             )
             supervisor.add(

@@ -81,6 +81,7 @@ class Attestor(Operator[Wanted]):
             clock=platform.clock,
             metrics=platform.metrics,
         )
+        stages.leads = platform.leads
         share = reseal.share = Share(
             stages,
             reseal,

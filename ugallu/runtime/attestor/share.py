@@ -6,10 +6,13 @@ gathered, up to 1,024 events, and seals it as one. So statements grow with the b
 A lane has a place in the evidence store, where what it is doing is staged: first who is in, then the statement with its
 signature, then its entry. The next process finishes what it finds there before it begins anything, so an event that is
 in a statement is never put into another one.
+
+A statement that can never be sealed, or a place that cannot be read, holds no lane: it is set aside in the store, and
+whoever was in it is sealed alone.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import anyio
 import msgspec
@@ -20,8 +23,9 @@ from ugallu.api.event import SecurityEvent
 from ugallu.api.marks import BundleMark, EventMark
 from ugallu.api.meta import Metadata, utc_seconds
 from ugallu.clock import Clock
+from ugallu.cluster.fence import NotLeadingError
 from ugallu.cluster.port import Cluster, Key, NotFoundError, OutdatedError, Preconditions
-from ugallu.errors import PermanentError, UgalluError
+from ugallu.errors import PermanentError, RefusedError, UgalluError
 from ugallu.evidence import statement
 from ugallu.evidence.canonical import digest
 from ugallu.evidence.ports import IntegrityError, Stored
@@ -35,7 +39,7 @@ from ugallu.runtime.attestor import said
 from ugallu.runtime.attestor.enqueue import CLUSTER_ANNOTATION
 from ugallu.runtime.attestor.parent import EVENT, attest, find
 from ugallu.runtime.attestor.reseal import CLUSTER_ERRORS, Reseal
-from ugallu.runtime.attestor.stages import MSGPACK, Archived, Draft, Stages
+from ugallu.runtime.attestor.stages import Archived, Draft, Stages
 
 T = TypeVar("T")
 
@@ -49,6 +53,17 @@ Few: a lane takes what has come for little more than the price of one, and at 20
 """
 AT_ONCE: Final = 64
 """Members of a statement read or told at once."""
+HOPELESS: Final = 6
+"""Errors in a row that will not pass after which a statement is set aside: about half a minute."""
+ASIDE: Final = "staging/shared/set-aside"
+STUCK: Final = 8
+"""Tries to empty a lane's place that the store refuses."""
+
+
+class SetAsideError(PermanentError):
+    """A shared statement that cannot be sealed."""
+
+    reason: ClassVar[str] = "StatementSetAside"
 
 
 class Turns:
@@ -94,52 +109,66 @@ class Share:
         self._pool: dict[str, BundleMark] = {}
         self._news = anyio.Event()
         self._loading = anyio.Lock()
-        self._broken: set[int] | None = None
-        """Lanes whose place holds what cannot be read; None until the places were looked into."""
+        self._known = False
+        """Whether the lanes' places were looked into."""
 
     async def takes(self, mark: BundleMark, busy: int) -> bool:
         """Tell whether a lane has this bundle or will take it; `busy` are those being sealed alone."""
-        if len(await self._know()) == LANES:
-            return False
+        await self._know()
         uid = mark.metadata.uid
         if uid in self._turns.taken or uid in self._pool:
             return True
         fresh = mark.status.phase is None and mark.spec.attested_for.kind == EVENT
         if not fresh or (busy < ALONE and not self._pool):
             return False
-        self._pool[uid] = mark
-        self._news.set()
+        self._wait(mark)
         return True
+
+    def _wait(self, mark: BundleMark) -> None:
+        """Let one wait for a lane."""
+        self._pool.setdefault(mark.metadata.uid, mark)
+        self._news.set()
 
     async def run(self) -> None:
         """Finish what was left, then seal what gathers, until cancelled."""
-        broken = await self._know()
+        await self._know()
         async with anyio.create_task_group() as tg:
             for lane in range(LANES):
-                if lane not in broken:
-                    tg.start_soon(self._lane, lane)
+                tg.start_soon(self._lane, lane)
 
-    async def _know(self) -> set[int]:
+    async def _know(self) -> None:
         """Learn once who was left in the lanes by an earlier process, so that nobody begins anew with them."""
-        if self._broken is not None:
-            return self._broken
-        async with self._loading:
-            if self._broken is None:
-                broken: set[int] = set()
-                for lane, lock in enumerate(self._turns.lanes):
-                    if lock.locked():
-                        continue  # Parts on their way out are at work in it: whom they have is known
-                    try:
-                        left = await self._staged(lane)
-                    except IntegrityError as error:
-                        # Whoever was in there is sealed anew: a second entry in the log, but nobody is left out.
-                        self._log.error("a lane is not used: what it holds is damaged", lane=lane, error=str(error))
-                        broken.add(lane)
-                        continue
-                    if left is not None:
-                        self._turns.taken.update(member.bundle_uid for member in left[0].members)
-                self._broken = broken
-            return self._broken
+        if not self._known:
+            async with self._loading:
+                await self._look()
+
+    async def _look(self) -> None:
+        if self._known:
+            return
+        for lane, lock in enumerate(self._turns.lanes):
+            if lock.locked():
+                continue  # Parts on their way out are at work in it: whom they have is known
+            try:
+                left = await self._staged(lane)
+            except PermanentError as error:
+                # Whoever was in there is sealed anew: a second entry in the log, but nobody is left out.
+                self._log.error("what a lane holds is damaged, and set aside", lane=lane, error=str(error))
+                await self._evict(lane)
+                continue
+            if left is not None:
+                self._turns.taken.update(member.bundle_uid for member in left[0].members)
+        self._known = True
+
+    async def _evict(self, lane: int) -> None:
+        """Set aside what lies in a lane's place, as far as it can be read at all."""
+        store = self._stages.store
+        for key in (_draft_key(lane), _facts_key(lane)):
+            try:
+                content = await self._stages.at_store(lambda key=key: store.get(key))  # type: ignore[misc]
+            except PermanentError:
+                continue  # not there, or other bytes than were put there
+            await self._stages.keep(f"{ASIDE}/{digest(content).removeprefix('sha256:')[:32]}", content)
+        await self._clear(lane)
 
     async def _lane(self, lane: int) -> None:
         async with self._turns.lanes[lane]:
@@ -151,17 +180,20 @@ class Share:
                 await self._clear(lane)  # who was to be in a statement that was never made
         while True:
             while not self._pool:
-                self._news = anyio.Event()
+                if self._news.is_set():
+                    # Another lane was faster; only a used event is replaced: others may wait for this one.
+                    self._news = anyio.Event()
                 await self._news.wait()
             async with self._turns.lanes[lane]:
-                await self._seal(lane, self._take(lane))
+                if marks := self._take(lane):
+                    await self._seal(lane, marks)
 
     def _reclaim(self, lane: int, members: Sequence[Member]) -> None:
         """Put back whom a service had that ended here, except those whose statement it left."""
         had = self._turns.had[lane]
         for uid in had.keys() - {member.bundle_uid for member in members}:
             self._turns.taken.discard(uid)
-            self._pool.setdefault(uid, had[uid])
+            self._wait(had[uid])
         had.clear()
 
     def _take(self, lane: int) -> list[BundleMark]:
@@ -198,14 +230,14 @@ class Share:
     async def _by_itself(self, mark: BundleMark, *, crowded: bool) -> None:
         """Seal one alone, or put it back when it was only one too many; what fails of it comes back by its status."""
         if crowded:
-            self._pool.setdefault(mark.metadata.uid, mark)
+            self._wait(mark)
             return
         try:
             await self._reseal.alone(mark)
         except UgalluError:
             # Nothing was written, so nobody would come back to it but us.
             await self._clock.sleep(1.0)
-            self._pool.setdefault(mark.metadata.uid, mark)
+            self._wait(mark)
 
     async def _events(self, marks: Sequence[BundleMark]) -> dict[str, tuple[SecurityEvent, bytes]]:
         """Return the events of these bundles and their bytes, by the bundle's uid; who has none is left out."""
@@ -239,9 +271,9 @@ class Share:
         await self._finish(lane, facts, Draft(payload=payload), kept=False)
 
     async def _finish(self, lane: int, facts: Facts, draft: Draft, *, kept: bool) -> None:
-        """Bring a statement through all stages, as often as it takes, and tell every member."""
+        """Bring a statement through all stages, as often as it takes, and tell every member; or set it aside."""
         left = kept
-        attempts = 0
+        attempts = hopeless = 0
         stage = Stage.STATEMENT
         archived: Archived | None = None
         while archived is None:
@@ -260,14 +292,47 @@ class Share:
                 stage = Stage.ARCHIVE
                 whole, keys = msgspec.structs.replace(draft, spec=facts.content), Keys(shared_name(facts.digest))
                 archived = await self._stages.archive(whole, keys, facts.cluster_id, lines=True)
+            except NotLeadingError:
+                await self._clock.sleep(1.0)  # somebody else decides now, and these Parts are about to end
             except UgalluError as error:
                 attempts += 1
+                hopeless = hopeless + 1 if isinstance(error, PermanentError) else 0
+                if hopeless >= HOPELESS and await self._set_aside(lane, facts, draft, stage, error):
+                    return
                 if attempts in (1, PATIENCE) or isinstance(error, PermanentError):
                     await self._say_failed(facts, stage, error)
                 await self._clock.sleep(retry_delay(attempts))
         await self._tell(facts, draft, archived, left=left)
         await self._clear(lane)
         self._turns.taken.difference_update(member.bundle_uid for member in facts.members)
+
+    async def _set_aside(self, lane: int, facts: Facts, draft: Draft, stage: Stage, error: UgalluError) -> bool:
+        """Keep what can never be sealed beside the lanes, and let its members be sealed alone; False if it is not kept.
+
+        What was logged of it stays in the log, and is of no use: the draft that is kept names the entries.
+        """
+        place = f"{ASIDE}/{shared_name(facts.digest)}"
+        try:
+            await self._stages.keep(f"{place}.facts", msgspec.msgpack.encode(facts))
+            await self._stages.stage(f"{place}.json", draft)
+        except UgalluError:
+            return False  # a store that takes nothing would not take the members' own either
+        entries = [leg.entry.index for leg in draft.legs if leg.entry is not None]
+        self._log.error(
+            "a shared statement cannot be sealed: it is set aside, and its events are sealed one by one",
+            statement=facts.digest,
+            events=len(facts.members),
+            entries=entries,
+            place=place,
+            error=str(error),
+        )
+        await self._clear(lane)
+        self._turns.taken.difference_update(member.bundle_uid for member in facts.members)
+        useless = f", entry {', '.join(map(str, entries))} of the log is of no use" if entries else ""
+        why = SetAsideError(f"the shared statement was set aside{useless}: {error}", where=place, fix="none is needed")
+        # Last: what is written brings everyone back, to be sealed alone.
+        await _each(facts.members, lambda member: self._patiently(lambda: self._say_one_failed(member, stage, why)))
+        return True
 
     async def _grown(self, lane: int, draft: Draft) -> Draft:
         """Stage what a stage has made."""
@@ -276,8 +341,7 @@ class Share:
 
     async def _keep(self, lane: int, facts: Facts) -> None:
         """Stage who is in; before there is a statement beside it, signed, nobody is."""
-        store, content = self._stages.store, msgspec.msgpack.encode(facts)
-        await self._stages.at_store(lambda: store.put(_facts_key(lane), content, media_type=MSGPACK, until=None))
+        await self._stages.keep(_facts_key(lane), msgspec.msgpack.encode(facts))
 
     async def _staged(self, lane: int) -> tuple[Facts, Draft] | None:
         """Return what is under way in a lane; `IntegrityError` when it does not fit together."""
@@ -292,16 +356,22 @@ class Share:
         return facts, await self._stages.staged(_draft_key(lane), facts.digest)
 
     async def _clear(self, lane: int) -> None:
-        """Let the lane's place be empty: first the statement, without which the rest means nothing."""
+        """Let the lane's place be empty: first the statement, without which the rest means nothing.
+
+        What the store refuses to let go is left: it was told of, and makes room for what comes next.
+        """
         pause = Backoff()
-        while True:
+        refused = 0
+        while refused < STUCK:
             try:
                 await self._stages.clear(_draft_key(lane))
                 await self._stages.clear(_facts_key(lane))
-            except UgalluError:
+            except UgalluError as error:
+                refused += isinstance(error, PermanentError | RefusedError)
                 await self._clock.sleep(pause.next())
             else:
                 return
+        self._log.error("the store does not let a lane's place be emptied", lane=lane)
 
     async def _tell(self, facts: Facts, draft: Draft, archived: Archived, *, left: bool) -> None:
         """Write into every member's bundle what was made of it, and into its event that it is attested.
@@ -351,13 +421,19 @@ class Share:
     async def _say_failed(self, facts: Facts, stage: Stage, error: UgalluError) -> None:
         async def say(member: Member) -> None:
             try:
-                bundle = await self._cluster.get(AttestationBundle, member.bundle)
-                if bundle.metadata.uid == member.bundle_uid and bundle.status.phase is not BundlePhase.SEALED:
-                    await self._reseal.failed(bundle, stage, error)
-            except (*CLUSTER_ERRORS, NotFoundError):
+                await self._say_one_failed(member, stage, error)
+            except CLUSTER_ERRORS:
                 return  # said by the next failure, if there is one
 
         await _each(facts.members, say)
+
+    async def _say_one_failed(self, member: Member, stage: Stage, error: UgalluError) -> None:
+        try:
+            bundle = await self._cluster.get(AttestationBundle, member.bundle)
+        except NotFoundError:
+            return
+        if bundle.metadata.uid == member.bundle_uid and bundle.status.phase is not BundlePhase.SEALED:
+            await self._reseal.failed(bundle, stage, error)
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do what must be done, however long the cluster takes."""

@@ -14,6 +14,7 @@ import anyio
 import msgspec
 
 from ugallu.clock import Clock
+from ugallu.cluster.fence import NotLeadingError
 from ugallu.errors import PermanentError, UgalluError
 from ugallu.evidence import bundle as bundles
 from ugallu.evidence import statement, trusted_root, verify, x509
@@ -102,6 +103,8 @@ class Stages:
         self._checkpoints = checkpoints
         self._clock = clock
         self._metrics = metrics
+        self.leads: Callable[[], bool] = lambda: True
+        """Whether this process is the one that seals; a log and a store do not know."""
         self._compared: LogKey | None = None
         """The log whose past was compared with what it signed."""
         self._fresh = _Fresh(clock)
@@ -174,7 +177,12 @@ class Stages:
         legs = [leg if leg.entry is not None else await self._entered(leg) for leg in draft.legs]
         return msgspec.structs.replace(draft, legs=tuple(legs))
 
+    def _lead(self) -> None:
+        if not self.leads():
+            raise NotLeadingError("leadership has ended, so nothing is logged or staged", where="attestor")
+
     async def _entered(self, leg: Signed) -> Signed:
+        self._lead()
         entry = await self._at_log.call(lambda: self.log.add(leg.envelope))
         log = self.ports.root.logs.get(entry.log_id)
         if log is None:
@@ -324,7 +332,11 @@ class Stages:
 
     async def stage(self, key: str, draft: Draft) -> None:
         """Keep a draft."""
-        content = msgspec.msgpack.encode(draft)
+        await self.keep(key, msgspec.msgpack.encode(draft))
+
+    async def keep(self, key: str, content: bytes) -> None:
+        """Keep anything under a staging key."""
+        self._lead()
         await self._at_store.call(lambda: self.store.put(key, content, media_type=MSGPACK, until=None))
 
     async def staged(self, key: str, frozen: str) -> Draft:
@@ -340,6 +352,7 @@ class Stages:
 
     async def clear(self, key: str) -> None:
         """Let a draft go."""
+        self._lead()
         await self._at_store.call(lambda: self.store.drop(key))
 
 

@@ -5,20 +5,19 @@ ttl's own annotations, and the phase of an event: it is Attested before and Arch
 """
 
 import datetime as dt
-import re
 from typing import Final
 
 import msgspec
 
 from ugallu.api.event import SecurityEvent
 from ugallu.evidence.canonical import digest
+from ugallu.evidence.seal import place_of
 from ugallu.runtime.ttl.marks import Whole
 from ugallu.runtime.ttl.notes import BOOKKEEPING
 
 MEDIA_TYPE: Final = "application/vnd.k8s.cr+yaml"
 FOLDER: Final = "cr-snapshots"
 _ARCHIVING: Final = ("phase", "archivedAt")
-_SAFE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 def snapshot(item: Whole) -> bytes:
@@ -46,5 +45,4 @@ def key_of(item: Whole, cluster_id: str, content: bytes, *, again: bool = False)
     """Return where the copy is kept; `again`: beside an earlier copy of the same object that differs."""
     born = item.metadata.creation_timestamp or dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
     suffix = f"-{digest(content).removeprefix('sha256:')[:12]}" if again else ""
-    place = cluster_id if _SAFE.fullmatch(cluster_id) else "unknown"
-    return f"{FOLDER}/{place}/{born.astimezone(dt.UTC):%Y/%m}/{item.metadata.uid}{suffix}.yaml"
+    return f"{FOLDER}/{place_of(cluster_id)}/{born.astimezone(dt.UTC):%Y/%m}/{item.metadata.uid}{suffix}.yaml"

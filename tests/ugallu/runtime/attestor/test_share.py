@@ -6,22 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ugallu.api.bundle import AttestationBundle, BundlePhase
-from ugallu.api.event import EventPhase, SecurityEvent
-from ugallu.api.marks import EventMark
+from ugallu.api.event import ClusterIdentity, EventPhase, SecurityEvent
+from ugallu.api.marks import BundleMark, EventMark
+from ugallu.cluster.fence import NotLeadingError
 from ugallu.cluster.port import Cluster, UnavailableError, list_all
-from ugallu.errors import TransientError
-from ugallu.evidence.ports import IntegrityError
+from ugallu.errors import PermanentError, TransientError
+from ugallu.evidence.canonical import digest
+from ugallu.evidence.ports import Envelope, IntegrityError, Stored
 from ugallu.evidence.seal import PATIENCE
 from ugallu.evidence.share import MAX_BYTES, OVERHEAD, fitting, pack, part_of
 from ugallu.evidence.statement import MAX_SUBJECTS, spec_bytes
 from ugallu.operator.contract import After
 from ugallu.runtime.attestor.proof import confirm_in
-from ugallu.runtime.attestor.share import Share
+from ugallu.runtime.attestor.share import ASIDE, LANES, Share
+from ugallu.runtime.attestor.stages import Draft
 from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import FaultyCluster, memory_cluster, seeded
 from ugallu.testing.evidence import make_event
@@ -344,8 +348,8 @@ def _said(at: Desk) -> int:
     return sum(len(b.status.failures) for b in at.cache.view(AttestationBundle).items())
 
 
-async def test_a_lane_that_was_tampered_with_is_left_alone(tmp_path: Path) -> None:
-    """What was staged must be the statement of those who are in it; whoever was is sealed anew, in the other lane."""
+async def test_a_lane_that_was_tampered_with_is_emptied(tmp_path: Path) -> None:
+    """What was staged must be the statement of those who are in it; it is set aside, and whoever was is sealed anew."""
     clock = ManualClock()
     cluster = memory_cluster(clock)
     await crowd(cluster, 3)
@@ -359,6 +363,160 @@ async def test_a_lane_that_was_tampered_with_is_left_alone(tmp_path: Path) -> No
         async with sharing(at):
             await burst(at, 3)
             await all_attested(at, 3)
+        assert log_size(tmp_path) == 1
+        aside = digest(b"forged").removeprefix("sha256:")[:32]
+        assert await at.reseal.stages.store.get(f"{ASIDE}/{aside}") == b"forged"
+        assert await share_of(at)._staged(0) is None
+
+
+async def test_a_lane_that_lost_half_of_what_it_held_is_emptied(tmp_path: Path) -> None:
+    """A statement without those who are in it stops nobody: it is set aside like one that was tampered with."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 3)
+    async with desk(tmp_path, cluster, clock) as at:
+        for lane in range(LANES):
+            await at.reseal.stages.stage(f"staging/shared/{lane}.json", Draft(payload=b"{}"))
+    async with desk(tmp_path, cluster, clock) as at, sharing(at):
+        await burst(at, 3)
+        await all_attested(at, 3)
+        assert log_size(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    "cluster_id", ["arn:aws:eks:eu-west-1:123456789012:cluster/prod", "prod eu", "a@b", "..", "../../x", "x" * 300]
+)
+async def test_a_cluster_of_an_odd_name_has_a_safe_place(tmp_path: Path, cluster_id: str) -> None:
+    """An id that fits into no key, as an ARN, seals like any other, alone and in company; whose it is stands in the event."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    identity = ClusterIdentity(cluster_name="prod", cluster_id=cluster_id)
+    for number in range(3):
+        event = make_event(name(number))
+        event = msgspec.structs.replace(event, spec=msgspec.structs.replace(event.spec, cluster_identity=identity))
+        await cluster.create(event)
+    async with desk(tmp_path, cluster, clock) as at:
+        at.reseal._busy = -1000
+        await at.enqueue.reconcile(await at.seen_event(name(0)))
+        await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name(0)}"))
+        await burst(at, 3)
+        async with sharing(at):
+            await all_attested(at, 3)
+        for bundle in await prove(at):
+            assert bundle.status.worm_ref is not None
+            assert "/unknown/2026/01/" in bundle.status.worm_ref.url
+        assert log_size(tmp_path) == 2
+
+
+async def test_no_lane_waits_for_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both wait, one is woken and gets stuck: what comes then is taken by the other."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 6)
+    async with desk(tmp_path, cluster, clock) as at:
+        share, go, stuck = share_of(at), anyio.Event(), anyio.Event()
+        real = share._seal
+
+        async def seal(lane: int, marks: list[BundleMark]) -> None:
+            if marks[0].metadata.name.endswith("0"):
+                stuck.set()
+                await go.wait()
+            await real(lane, marks)
+
+        monkeypatch.setattr(share, "_seal", seal)
+        async with sharing(at):
+            await anyio.wait_all_tasks_blocked()
+            at.reseal._busy = 1000
+            for number in range(6):
+                await at.enqueue.reconcile(await at.seen_event(name(number)))
+                await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name(number)}"))
+                if not number:
+                    await stuck.wait()
+            view = at.cache.view(EventMark)
+            with anyio.fail_after(5):
+                await view.until(lambda: sum(e.status.phase is EventPhase.ATTESTED for e in view.items()) == 5)
+            go.set()
+            await all_attested(at, 6)
+
+
+async def test_a_statement_that_cannot_be_sealed_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A permanent error holds no lane: the statement is kept beside it, its members are sealed alone, the rest goes on."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 6)
+    async with desk(tmp_path, cluster, clock) as at:
+        store = at.reseal.stages.store
+        real = store.put
+        refused: set[str] = set()
+
+        async def put(key: str, *args: Any, **options: Any) -> Stored:
+            if "/shared-" in key and not key.startswith("staging/") and refused | {key[:40]} == {key[:40]}:
+                refused.add(key[:40])
+                raise PermanentError("no such key", where=key)
+            return await real(key, *args, **options)
+
+        monkeypatch.setattr(store, "put", put)
+        await burst(at, 3)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(share_of(at).run)
+            await anyio.wait_all_tasks_blocked()
+            while share_of(at)._turns.taken or not refused:
+                await clock.advance(60.0)
+                await anyio.wait_all_tasks_blocked()
+            assert log_size(tmp_path) == 1
+            for number in range(3):
+                bundle = await at.bundle(f"att-se-{name(number)}")
+                assert bundle.status.failures[-1].reason == "StatementSetAside"
+                assert "entry 0 of the log is of no use" in bundle.status.failures[-1].detail
+                await clock.advance(400.0)
+                assert await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name(number)}")) is None
+            assert log_size(tmp_path) == 4
+            for number in range(3, 6):
+                await at.enqueue.reconcile(await at.seen_event(name(number)))
+                await at.reseal.reconcile(await at.seen_bundle(f"att-se-{name(number)}"))
+            await all_attested(at, 6)
+            tg.cancel_scope.cancel()
+        whole = await at.bundle(f"att-se-{name(0)}")
+        assert whole.status.phase is BundlePhase.SEALED
+
+
+async def test_who_does_not_lead_any_more_logs_and_stages_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A19: stopped beyond its Lease and woken again, a process leaves the log and the lanes to the one that leads now."""
+    clock = ManualClock()
+    cluster = memory_cluster(clock)
+    await crowd(cluster, 3)
+    async with desk(tmp_path, cluster, clock) as at:
+        leads, stopped, go = True, anyio.Event(), anyio.Event()
+        at.reseal.stages.leads = lambda: leads
+        signer = at.reseal.stages.ports.legs[0].signer
+        real = signer.sign
+
+        async def sign(*args: Any) -> Envelope:
+            stopped.set()
+            await go.wait()
+            return await real(*args)
+
+        monkeypatch.setattr(signer, "sign", sign)
+        await burst(at, 3)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(share_of(at).run)
+            await stopped.wait()
+            leads = False
+            go.set()
+            for _ in range(5):
+                await clock.advance(60.0)
+                await anyio.wait_all_tasks_blocked()
+            assert log_size(tmp_path) == 0
+            assert await at.reseal.stages.store.stat("staging/shared/0.json") is None
+            assert not (await at.bundle(f"att-se-{name(0)}")).status.failures
+            with pytest.raises(NotLeadingError):
+                await at.reseal.alone(await at.seen_bundle(f"att-se-{name(0)}"))
+            leads = True
+            await clock.advance(60.0)
+            await all_attested(at, 3)
+            tg.cancel_scope.cancel()
         assert log_size(tmp_path) == 1
 
 
