@@ -425,7 +425,7 @@ async def test_no_lane_waits_for_the_other(tmp_path: Path, monkeypatch: pytest.M
 
         monkeypatch.setattr(share, "_seal", seal)
         async with sharing(at):
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             at.reseal._busy = 1000
             for number in range(6):
                 await at.enqueue.reconcile(await at.seen_event(name(number)))
@@ -459,10 +459,10 @@ async def test_a_statement_that_cannot_be_sealed_is_set_aside(tmp_path: Path, mo
         await burst(at, 3)
         async with anyio.create_task_group() as tg:
             tg.start_soon(share_of(at).run)
-            await anyio.wait_all_tasks_blocked()
+            await settled()
             while share_of(at)._turns.taken or not refused:
                 await clock.advance(60.0)
-                await anyio.wait_all_tasks_blocked()
+                await settled()
             assert log_size(tmp_path) == 1
             for number in range(3):
                 bundle = await at.bundle(f"att-se-{name(number)}")
@@ -507,7 +507,7 @@ async def test_who_does_not_lead_any_more_logs_and_stages_nothing(
             go.set()
             for _ in range(5):
                 await clock.advance(60.0)
-                await anyio.wait_all_tasks_blocked()
+                await settled()
             assert log_size(tmp_path) == 0
             assert await at.reseal.stages.store.stat("staging/shared/0.json") is None
             assert not (await at.bundle(f"att-se-{name(0)}")).status.failures
