@@ -4,6 +4,7 @@ A folder with a manifest is checked as a whole (`verify_folder`), anything else 
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,10 @@ NOTE: Final = (
     "the key lay beside the bundle: this proves that the folder is whole, not who made it; "
     "compare the key's id with the one you were told, or pass --key"
 )
+ROOT_NOTE: Final = (
+    "the trusted root lay beside the bundle: whoever made the one may have made the other, so log entries and times "
+    "are as believable as the folder; compare it with the one you were told, or pass --trusted-root"
+)
 
 
 def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -42,7 +47,8 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         description="Check an exported folder offline: every file against its manifest, every event by its bundles; or "
         "Sigstore bundles alone: who signed, signature, log entry, inclusion, checkpoint, signed times, subject.",
         epilog=f"Without --key or --identity, --trusted-root, --subject the files of an export are taken: {KEY} and "
-        f"{TRUSTED_ROOT} beside NAME{BUNDLE_SUFFIX} or one folder up, and NAME{SUBJECT_SUFFIX} beside it.",
+        f"{TRUSTED_ROOT} beside NAME{BUNDLE_SUFFIX} or one folder up, and NAME{SUBJECT_SUFFIX} beside it. --identity "
+        "needs --trusted-root: a name is what an authority of that root says it is.",
     )
     parser.add_argument(
         "bundles",
@@ -84,10 +90,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(named: "Sequence[Path]", args: argparse.Namespace) -> int:
+    from ugallu.cli.markup import printable
     from ugallu.errors import PermanentError
     from ugallu.evidence import trust as trusts
 
-    who = identity_of(args)
+    who = rooted_identity_of(args)
     paths = list(_bundles(named))
     if args.manifest:
         raise PermanentError("there is no manifest", where=str(paths[0]), fix="--manifest is for an exported folder")
@@ -98,7 +105,7 @@ def _run(named: "Sequence[Path]", args: argparse.Namespace) -> int:
             fix="name one bundle, or pass --any for the bundles of one statement",
         )
     keys = tuple(key_in(path) for path in args.key)
-    reports = []
+    reports: dict[Path, list[Report]] = {}
     for path in paths:
         known = keys or (() if who else _keys_of(path))
         root = root_in(args.trusted_root or _near(path, TRUSTED_ROOT))
@@ -106,11 +113,22 @@ def _run(named: "Sequence[Path]", args: argparse.Namespace) -> int:
         trust = trusts.Trust(root, (*known, *([who] if who else [])), policy_of(args))
         content = read_in(path, MAX_BUNDLE)
         report = trust.check(content, subject=read_in(subject, MAX_SUBJECT) if subject else None)
-        reports.append(report)
+        reports.setdefault(subject or path, []).append(report)
         print(_json(path, subject, report) if args.json else "\n".join(_text(path, subject, report)))
-    if not args.json and not keys and not who:
-        print(f"note: {NOTE}")
-    return DONE if trusts.holds(reports, require_all=False) and (args.any or all(r.ok for r in reports)) else FAILED
+    tell_notes(([] if keys or who else [NOTE]) + ([] if args.trusted_root else [ROOT_NOTE]), args)
+    if not args.any:
+        return DONE if all(report.ok for many in reports.values() for report in many) else FAILED
+    failed = [about for about, many in reports.items() if not trusts.holds(many, require_all=False)]
+    for about in failed:
+        if any(report.ok for report in reports[about]):
+            print(printable(f"{about}: its bundles verify, but for different statements"), file=sys.stderr)
+    return FAILED if failed else DONE
+
+
+def tell_notes(notes: "Sequence[str]", args: argparse.Namespace) -> None:
+    """Tell what was taken from the folder itself; beside JSON, where it is in nobody's way."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr if args.json else sys.stdout)
 
 
 def policy_of(args: argparse.Namespace) -> "Policy":
@@ -133,6 +151,24 @@ def identity_of(args: argparse.Namespace) -> "Identity | None":
             fix="pass both",
         )
     return Identity(args.identity, args.issuer) if args.identity else None
+
+
+def rooted_identity_of(args: argparse.Namespace) -> "Identity | None":
+    """Return the identity that the reader expects, under a root that the reader brings; raises `PermanentError`.
+
+    Of keyless evidence the trusted root is the whole trust: whoever forges a bundle makes an authority that certifies
+    any name, and puts it beside.
+    """
+    from ugallu.errors import PermanentError
+
+    who = identity_of(args)
+    if who is not None and not args.trusted_root:
+        raise PermanentError(
+            "authorities of a trusted root certify a name, and a root that came with a bundle may be its forger's",
+            where="--identity",
+            fix="pass --trusted-root FILE, from elsewhere than the bundle",
+        )
+    return who
 
 
 def _bundles(paths: "Sequence[Path]") -> "Iterator[Path]":
@@ -179,7 +215,9 @@ def key_in(path: Path) -> "PublicKey":
 
     if not path.exists():
         raise PermanentError(
-            "no such key", where=str(path), fix="pass --key FILE, or --identity and --issuer for a keyless signer"
+            "no such key",
+            where=str(path),
+            fix="pass --key FILE, or --identity, --issuer and --trusted-root for a keyless signer",
         )
     return keys.from_pem(read_in(path, MAX_KEY), where=str(path))
 

@@ -28,9 +28,12 @@ def is_export(path: Path) -> bool:
 def run(path: Path, args: argparse.Namespace) -> int:
     """Check a folder, tell, and return the exit status."""
     judgement = _judged(path, args)
-    own = not args.key and not args.identity
+    from ugallu.cli.verify import ROOT_NOTE, tell_notes
+
+    notes = [NOTE] if not args.key and not args.identity else [] if args.trusted_root else [ROOT_NOTE]
     if args.json:
         print(_json(path, judgement))
+        tell_notes(notes, args)
         return DONE if judgement.ok else FAILED
     from ugallu.cli.markup import printable
     from ugallu.evidence.custody import signer
@@ -49,8 +52,7 @@ def run(path: Path, args: argparse.Namespace) -> int:
     )
     # A name with a line's end in it would write lines of its own.
     print("\n".join(printable(line).replace("\n", "\\u000a") for line in lines))
-    if own:
-        print(f"note: {NOTE}")
+    tell_notes(notes, args)
     return DONE if judgement.ok else FAILED
 
 
@@ -81,12 +83,12 @@ def _judged(path: Path, args: argparse.Namespace) -> "Judgement":
 
 def _trust(path: Path, manifest: "Manifest", args: argparse.Namespace) -> "Trust | PermanentError":
     """Return what the reader says is to be trusted, and what the folder says where the reader says nothing."""
-    from ugallu.cli.verify import identity_of, key_in, policy_of, root_in
+    from ugallu.cli.verify import key_in, policy_of, root_in, rooted_identity_of
     from ugallu.errors import PermanentError
     from ugallu.evidence.incident import trust_of
     from ugallu.evidence.trust import Trust
 
-    who = identity_of(args)
+    who = rooted_identity_of(args)
     given = (*(key_in(key) for key in args.key), *([who] if who else ()))
     root = root_in(args.trusted_root) if args.trusted_root else None
     if given and root is not None:

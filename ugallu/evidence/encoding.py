@@ -49,7 +49,10 @@ def int64(value: str | int, where: str) -> int:
 
 
 def refuse_doubles(content: bytes, where: str) -> None:
-    """A field that stands twice is read differently by different parsers: what one verified, another would show."""
+    """A field that stands twice is read differently by different parsers: what one verified, another would show.
+
+    Raises `PermanentError`, also for what is no JSON, or nested too deep to look through.
+    """
     if _is_plain(content):
         return
 
@@ -59,7 +62,10 @@ def refuse_doubles(content: bytes, where: str) -> None:
             raise PermanentError("a field stands twice", where=where)
         return found
 
-    json.loads(content, object_pairs_hook=once)
+    try:
+        json.loads(content, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise PermanentError(str(error), where=where) from error
 
 
 def _is_plain(content: bytes) -> bool:

@@ -140,3 +140,15 @@ def test_a_response_is_attested_with_what_came_of_it() -> None:
     parsed = statement.parse(statement.response_statement(response, AUTHOR, NOON))
     assert statement.concerns(parsed, "uid-r", statement.spec_bytes(response))
     assert statement.about(parsed) == "uid-r"
+
+
+def test_however_deep_a_statement_is_nested_there_is_an_answer() -> None:
+    """What one reader of JSON still looks through, and the next does not, is refused as such, and crashes nothing."""
+    whole = statement.build([statement.subject_of("x", b"1")], statement.EVENT_PREDICATE, {"a": 0})
+    refused = 0
+    for depth in range(800, 1010):
+        try:
+            statement.parse(whole.replace(b'"a":0', b'"a":' + b"[" * depth + b"]" * depth))
+        except PermanentError:
+            refused += 1
+    assert refused
