@@ -140,6 +140,26 @@ def planted() -> Iterator[tuple[str, list[str], dict[str, Any]]]:
     ]
     pod = {"kind": "Pod", "metadata": meta("p"), "spec": {"containers": containers}}
     yield event("a pod", [one, two, three], "pods", requestObject=pod, responseObject=pod)
+    secrets = [canary() for _ in range(6)]
+    env = [
+        {"name": name, "value": value} for name, value in zip(("MYSQL_PWD", "PGPASS", "MODE"), secrets, strict=False)
+    ]
+    original = json.dumps({"kind": "Secret", "data": {"p": b64(secrets[5])}})
+    pod = {
+        "kind": "Pod",
+        "metadata": meta("p", annotations={"kapp.k14s.io/original": original}),
+        "spec": {
+            "containers": [
+                {
+                    "name": "c",
+                    "env": env,
+                    "args": ["--password", secrets[3]],
+                    "command": ["sh", "-c", f"x --token {secrets[4]}"],
+                }
+            ]
+        },
+    }
+    yield event("what no name tells", secrets, "pods", requestObject=pod, responseObject=pod)
     one, two = canary(), canary()
     widget = {"kind": "Widget", "spec": {"apiKey": one, "nested": [{"credentials": {"secretAccessKey": two}}]}}
     yield event("a custom resource", [one, two], "widgets", ref={"apiGroup": "shop.example.com"}, requestObject=widget)

@@ -46,7 +46,7 @@ class Shape(NamedTuple):
 
 
 class Encoder:
-    """Encodes events; `redact` takes secrets out of a body, `scrub` out of free text."""
+    """Encodes events; `redact` takes secrets out of a body and every text in it, `scrub` out of free text."""
 
     def __init__(self, redact: Redact, scrub: Scrub) -> None:
         self._redact = redact
@@ -69,8 +69,8 @@ class Encoder:
         if (received := _parsed(record.request_received_timestamp)) is not None:
             into = event.request_received_timestamp
             into.seconds, into.nanos = _moment(received)
-        _put_user(event.user, user_of(record.user))
-        _put_user(event.impersonated_user, user_of(record.impersonated_user))
+        _put_user(event.user, user_of(record.user), scrub)
+        _put_user(event.impersonated_user, user_of(record.impersonated_user), scrub)
         if (ref := record.object_ref) is not None:
             event.object_ref.CopyFrom(
                 pb.ObjectReference(
@@ -183,13 +183,13 @@ def _user_json(user: pb.AuditUser) -> msgspec.Raw:
     return _raw({key: value for key, value in said.items() if value})
 
 
-def _put_user(into: pb.AuditUser, user: AuditUser | None) -> None:
+def _put_user(into: pb.AuditUser, user: AuditUser | None, scrub: Scrub) -> None:
     if user is None or not (user.username or user.groups):
         return
     into.username, into.uid = user.username, user.uid
     into.groups.extend(user.groups)
     for key, values in user.extra.items():
-        into.extra[key].values.extend(values)
+        into.extra[key].values.extend(map(scrub, values))
 
 
 def _patch(record: AuditRecord) -> pb.RequestPatch:

@@ -51,6 +51,39 @@ BODIES: list[tuple[str, AuditObject | None, Any]] = [
     ("a field of a custom resource", AuditObject(resource="dbs"), {"spec": {"adminPassword": SECRET}}),
     ("a list of tokens", AuditObject(resource="dbs"), {"spec": {"tokens": [SECRET]}}),
     ("a kubeconfig", AuditObject(resource="clusters"), {"spec": {"kubeconfig": SECRET}}),
+    ("a flag of a program", POD, {"args": [f"--password={SECRET}"]}),
+    ("an argument behind a flag", POD, {"args": ["--password", SECRET]}),
+    ("a user and a password", POD, {"command": ["curl", "-u", f"admin:{SECRET}"]}),
+    ("a shell's command", POD, {"command": ["sh", "-c", f"mysql --password {SECRET} -h db"]}),
+    ("a header of a program", POD, {"command": ["curl", "-H", f"Authorization: Bearer {SECRET}"]}),
+    ("a variable of any name", POD, {"env": [{"name": "MODE", "value": SECRET}]}),
+    ("a variable with a URL", POD, {"env": [{"name": "A_URL", "value": f"mongodb://u:{SECRET}@h/"}]}),
+    ("variables as a map", AuditObject(resource="dbs"), {"spec": {"env": {"MODE": SECRET}}}),
+    ("variables as texts", AuditObject(resource="dbs"), {"spec": {"env": [f"MODE={SECRET}"]}}),
+    (
+        "a variable added by a JSON Patch",
+        POD,
+        [{"op": "add", "path": "/env/-", "value": {"name": "A", "value": SECRET}}],
+    ),
+    ("variables set by a JSON Patch", POD, [{"op": "add", "path": "/env", "value": [{"name": "A", "value": SECRET}]}]),
+    ("a variable of a map in a JSON Patch", POD, [{"op": "add", "path": "/spec/env/MODE", "value": SECRET}]),
+    ("a header of any name", POD, {"httpHeaders": [{"name": "X-Key", "value": SECRET}]}),
+    ("the address of a webhook", None, {"webhooks": [{"clientConfig": {"url": f"https://u:{SECRET}@x/"}}]}),
+    ("a private key", None, {"spec": {"x": f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END"}}),
+    (
+        "a Secret in an annotation of a tool",
+        None,
+        {"metadata": {"annotations": {"kapp.k14s.io/original": f'{{"kind":"Secret","data":{{"a":"{SECRET}"}}}}'}}},
+    ),
+    ("data in an annotation", None, {"metadata": {"annotations": {"x/last": f'{{"data":{{"a":"{SECRET}"}}}}'}}}),
+    ("a cut object in an annotation", None, {"metadata": {"annotations": {"x/last": f'{{"data":{{"a":"{SECRET}'}}}),
+    ("any annotation of a Secret", CORE_SECRET, {"kind": "Secret", "metadata": {"annotations": {"x": SECRET}}}),
+    ("a table of Secrets", CORE_SECRET, {"kind": "Table", "rows": [{"cells": [SECRET]}]}),
+    ("a refusal that quotes a Secret", CORE_SECRET, {"kind": "Status", "message": f"data: {SECRET} is invalid"}),
+    ("causes of such a refusal", CORE_SECRET, {"kind": "Status", "details": {"causes": [{"message": SECRET}]}}),
+    ("user data of a machine", None, {"cloudInitNoCloud": {"userData": f"#cloud-config\npassword: {SECRET}"}}),
+    ("a key of a volume", POD, {"csi": {"volumeAttributes": {"accountKey": SECRET}}}),
+    ("a JSON Patch in odd letters", CORE_SECRET, [{"op": "add", "path": "/data", "Value": {"a": SECRET}}]),
 ]
 
 
@@ -72,10 +105,12 @@ def test_what_rules_need_stays() -> None:
             "serviceAccountName": "web",
             "imagePullSecrets": [{"name": "registry"}],
             "volumes": [{"name": "v", "secret": {"secretName": "db"}}],
-            "containers": [{"name": "c", "image": "r/i", "env": [{"name": "MODE", "value": "fast"}]}],
+            "containers": [{"name": "c", "image": "r/i", "args": ["--mode", "fast", "--token-ttl", "1h"]}],
         },
     }
     assert redacted(body, POD) == body
+    shown = {"env": [{"name": "MODE", "valueFrom": {"secretKeyRef": {"name": "db", "key": "mode"}}}]}
+    assert redacted(shown, POD) == shown
     role = {"kind": "ClusterRole", "rules": [{"verbs": ["get"], "resources": ["secrets", "serviceaccounts/token"]}]}
     assert redacted(role, AuditObject(resource="clusterroles")) == role
 
@@ -97,6 +132,9 @@ def test_key_names_of_a_secret_stay() -> None:
         f"mysql --password={SECRET} -h db",
         f"/x?API_KEY={SECRET}",
         f"postgres://shop:{SECRET}@db:5432/shop",
+        f"MYSQL_PWD={SECRET} mysql",
+        f"mysql --password {SECRET}",
+        f'invalid value: {{"password": "{SECRET}"}}',
     ],
 )
 def test_free_text_is_scrubbed(text: str) -> None:
@@ -112,7 +150,12 @@ def test_a_cut_token_is_scrubbed_too(end: int) -> None:
 
 def test_ordinary_text_stays() -> None:
     """Resources called secrets or tokens are no secrets."""
-    for text in ("/api/v1/secrets?limit=500", "/api/v1/namespaces/a/serviceaccounts/web/token", "token-controller/v1"):
+    for text in (
+        "/api/v1/secrets?limit=500",
+        "/api/v1/namespaces/a/serviceaccounts/web/token",
+        "token-controller/v1",
+        "https://issuer.example#alice@example.com",
+    ):
         assert scrubbed(text) == text
 
 
@@ -127,6 +170,10 @@ def test_scrubbing_takes_no_longer_than_the_text() -> None:
         "://" + "a" * 100_000,
         "password." * 10_000,
         "a" * 100_000 + "secret",
+        "-" * 100_000,
+        "--password " * 10_000,
+        "-----BEGIN PRIVATE" * 10_000,
+        'key":' * 20_000,
     ):
         scrubbed(text)
     assert time.perf_counter() - began < 2.0

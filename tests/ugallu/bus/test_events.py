@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ugallu.api.audit import AuditRecord, json_of, response_of, user_of
 from ugallu.api.detection import BusBodies
 from ugallu.bus.events import Encoder, Shape, heartbeat, lost_part, record_of, stream_part
+from ugallu.sources.nats import encoded
 from ugallu.testing.audit import audit_event, audit_record
 from ugallu.wire.auditstream.v1 import audit_stream_pb2 as pb
 from ugallu_audit_detection.redact import redacted, scrubbed
@@ -94,13 +95,25 @@ JWT = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bn
         {"responseStatus": {"code": 401, "message": f"bad token={SECRET}"}},
         {"annotations": {"note": f"password={SECRET}"}},
         {"requestURI": f"/x?authorization=Bearer%20{JWT}"},
+        {"requestObject": {"spec": {"containers": [{"args": [f"--password={SECRET}"]}]}}},
+        {"requestObject": {"spec": {"containers": [{"command": ["curl", "-H", f"Authorization: Bearer {SECRET}"]}]}}},
+        {
+            "requestObject": {
+                "spec": {"containers": [{"env": [{"name": "DB_URL", "value": f"mongodb://u:{SECRET}@h/"}]}]}
+            }
+        },
+        {"requestObject": {"webhooks": [{"clientConfig": {"url": f"https://u:{SECRET}@x/"}}]}},
+        {"responseObject": {"spec": {"containers": [{"args": [JWT]}]}}},
+        {"user": {"username": "a", "extra": {"x": [f"Bearer {SECRET}"]}}},
+        {"impersonatedUser": {"username": "a", "extra": {"x": [f"token={SECRET}"]}}},
     ],
 )
 def test_no_secret_leaves(changes: dict[str, object]) -> None:
-    """W10: bodies and texts are cleaned before anything is encoded, whatever the consumer asks for."""
-    message = CAREFUL.metadata(audit_record(**changes)) + CAREFUL.bodies(audit_record(**changes), ALL)
-    assert SECRET.encode() not in message
-    assert JWT.encode() not in message
+    """W10: bodies and texts are cleaned before anything is encoded, for gRPC and for NATS, whatever a consumer asks for."""
+    record = audit_record(**changes)
+    for message in (CAREFUL.metadata(record) + CAREFUL.bodies(record, ALL), encoded(CAREFUL, record, 1 << 20)):
+        assert SECRET.encode() not in message
+        assert JWT.encode() not in message
 
 
 def test_a_body_over_the_limit_is_left_out() -> None:
