@@ -1,7 +1,7 @@
 """From pressure to a level, with hysteresis: up at once, down in steps, and never to and fro at one threshold. Pure.
 
 Green ──≥ yellow──> Yellow ──≥ red──> Red
-  <──< recover, or falling below yellow── <──< red exit──
+  <──< recover, or falling well below yellow── <──< red exit──
 """
 
 from collections import deque
@@ -14,9 +14,13 @@ from ugallu.errors import PermanentError
 
 ALPHA: Final = 0.5
 """Weight of the newest sample: each scrape may reach another API server."""
-TREND: Final = 10
+STAY: Final = 10
+"""Samples for which yellow stays at least, unless there is room: what swings around yellow is no recovery."""
+TREND: Final = 2 * STAY
 """Samples over which a fall counts as one: a database that was defragmented is smaller, and may never be small."""
 FALL: Final = 0.01
+MARGIN: Final = 0.05
+"""How far below yellow a fall has to lead."""
 
 
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,22 +48,32 @@ class Levels:
         self.level = level if level is not Level.UNKNOWN else Level.GREEN
         self._at = thresholds
         self._recent: deque[float] = deque(maxlen=TREND)
+        self._stayed = 0
 
     def take(self, pressure: float) -> Level:
         """Take a sample and return the level that follows; Red becomes Yellow first, never Green at once."""
-        falling = len(self._recent) == TREND and self._recent[0] - pressure >= FALL
+        before = self.level
+        self.level = self._next(pressure)
+        self._stayed = self._stayed + 1 if self.level is before else 0
         self._recent.append(pressure)
+        return self.level
+
+    def _next(self, pressure: float) -> Level:
         at = self._at
         if pressure >= at.red_at:
-            self.level = Level.RED
-        elif self.level is Level.RED:
-            if pressure < at.red_exit:
-                self.level = Level.YELLOW
-        elif pressure >= at.yellow_at:
-            self.level = Level.YELLOW
-        elif self.level is Level.YELLOW and (pressure < at.recover_at or falling):
-            self.level = Level.GREEN
+            return Level.RED
+        if self.level is Level.RED:
+            return Level.YELLOW if pressure < at.red_exit else Level.RED
+        if pressure >= at.yellow_at:
+            return Level.YELLOW
+        if self.level is Level.YELLOW and (pressure < at.recover_at or self._making_room(pressure)):
+            return Level.GREEN
         return self.level
+
+    def _making_room(self, pressure: float) -> bool:
+        if self._stayed < STAY or pressure >= self._at.yellow_at - MARGIN:
+            return False
+        return self._recent[0] - pressure >= FALL
 
 
 class Smooth:

@@ -1,5 +1,8 @@
 """From signals to levels."""
 
+import math
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +25,11 @@ G, Y, R = Level.GREEN, Level.YELLOW, Level.RED
         (G, [0.90, 0.89, 0.90, 0.86, 0.90, 0.84, 0.86], [R, R, R, R, R, Y, Y]),
         # B3: a database that was defragmented is smaller, if not small: falling is recovery too.
         (Y, [0.72] * 9 + [0.71, 0.62], [Y] * 10 + [G]),
+        (R, [0.92, 0.60] + [0.60] * 12, [R] + [Y] * 11 + [G] * 2),
         (Y, [0.62] * 20, [Y] * 20),
+        # A fall that leads nowhere near to room, or that comes at once, is half of a swing.
+        (G, [0.72] * 12 + [0.66, 0.71] * 9, [Y] * 30),
+        (G, [0.72, 0.60] * 5, [Y] * 10),
     ],
 )
 def test_levels_go_up_at_once_and_down_in_steps(start: Level, pressures: list[float], levels: list[Level]) -> None:
@@ -41,6 +48,17 @@ def test_no_way_leads_past_a_level(pressures: list[float]) -> None:
         now = at.take(pressure)
         assert (now is R) if pressure >= 0.90 else not (before is R and now is G)
         assert now is not G or pressure < 0.70
+
+
+@pytest.mark.parametrize(("middle", "swing", "period"), [(0.69, 0.05, 2), (0.695, 0.02, 12), (0.70, 0.04, 30)])
+def test_a_pressure_that_swings_around_yellow_does_not_flap(middle: float, swing: float, period: int) -> None:
+    """B9: two API servers that see two sizes, or a load that comes and goes, change the level once in two hours."""
+    at, smooth = Levels(Thresholds()), Smooth()
+    levels = [
+        at.take(smooth.take({"etcd": middle + swing * math.cos(2 * math.pi * n / period)})["etcd"]) for n in range(240)
+    ]
+    assert sum(one is not other for one, other in pairwise(levels)) <= 1
+    assert levels[-1] is Y
 
 
 def test_thresholds_that_cross_are_refused() -> None:
