@@ -45,7 +45,7 @@ class Levels:
 
     def __init__(self, thresholds: Thresholds, level: Level = Level.GREEN) -> None:
         """`level` is what the last controller said, whatever came of it."""
-        self.level = level if level is not Level.UNKNOWN else Level.GREEN
+        self.level: Level = level if level is not Level.UNKNOWN else Level.GREEN
         self._at = thresholds
         self._recent: deque[float] = deque(maxlen=TREND)
         self._stayed = 0
