@@ -36,7 +36,7 @@ from ugallu_audit_detection.correlation.trial import failure
 from ugallu_audit_detection.exceptions import EXPIRED, GROWN, IDLE, Event, Exceptions, Report
 from ugallu_audit_detection.exceptions import Kept as KeptException
 from ugallu_audit_detection.levels import Levels
-from ugallu_audit_detection.limiter import Limiter
+from ugallu_audit_detection.limiter import Limiter, Owned
 from ugallu_audit_detection.memory import Recent, digest
 from ugallu_audit_detection.pulse import Pulse
 from ugallu_audit_detection.seen import Seen
@@ -45,7 +45,7 @@ from ugallu_audit_detection.sigma.budget import Budget
 from ugallu_audit_detection.sigma.match import Matcher
 from ugallu_audit_detection.sigma.questions import Surroundings
 from ugallu_audit_detection.sigma.view import Callers, part
-from ugallu_audit_detection.signals import base_of
+from ugallu_audit_detection.signals import base_of, shown
 from ugallu_audit_detection.subjects import identity_of, subject_of
 from ugallu_audit_detection.tallies import Tallies, Tally
 
@@ -78,6 +78,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     correlations: dict[str, Kept] = {}
     exceptions: tuple[float | None, list[KeptException]] = (None, [])
     context: bytes = b""
+    owned: Owned = (b"", [])
 
 
 class Case(Seen):
@@ -310,10 +311,12 @@ class Engine:
                 self._settle(open_fact, now)
                 return None
         tally = self.tallies.of(rule.name)
-        if not self._limiter.allows(rule.name, now):
+        # Whom the API server has authenticated: an impersonator may be anybody, and so have any number of buckets.
+        actor, critical = _actor(case.user.username), rule.spec.emit.severity is Severity.CRITICAL
+        if not self._limiter.allows(rule.name, actor, now, critical=critical):
             self._dropped[RATE] += 1
-            count = tally.limit(now)
-            return self._limited(rule, case, count) if count else None
+            count, actors = tally.limit(now, actor)
+            return self._limited(rule, case, count, actors) if count else None
         finding = Finding(
             type=rule.type,
             about=case.about,
@@ -325,7 +328,7 @@ class Engine:
             experimental=rule.experimental,
         )
         # From here on nothing can fail: what is counted and spent stands for a finding that leaves.
-        self._limiter.take(rule.name)
+        self._limiter.take(rule.name, actor, now, critical=critical)
         tally.hit(case.seen_at)
         if repeat:
             self._reported.note(repeat, now)
@@ -423,7 +426,7 @@ class Engine:
         if open_fact:
             self._started.note(open_fact, now)
 
-    def _limited(self, rule: Armed, case: Case, count: int) -> Finding:
+    def _limited(self, rule: Armed, case: Case, count: int, actors: Mapping[str, int]) -> Finding:
         """A limiter that drops in silence would hide whoever floods a noisy rule: it says so, and is counted too."""
         self._matched += 1
         return Finding(
@@ -435,6 +438,7 @@ class Engine:
                 "dropped": str(count),
                 "limited.rule": rule.name,
                 "limited.type": rule.type.name,
+                "limited.actors": shown(", ".join(f"{name} ({dropped})" for name, dropped in actors.items())),
                 "audit.id": case.base.get("audit.id", ""),
             },
             detected_at=case.seen_at,
@@ -457,6 +461,7 @@ class Engine:
                 correlations=self.correlator.snapshot(),
                 exceptions=self.exceptions.snapshot(),
                 context=self.context.snapshot(),
+                owned=self._limiter.owned(),
             )
         )
 
@@ -471,7 +476,7 @@ class Engine:
         self._matched = kept.matched
         self._dropped = {**dict.fromkeys(self._dropped, 0), **kept.dropped}
         self.tallies.restore(kept.tallies)
-        self._limiter.restore(kept.buckets)
+        self._limiter.restore(kept.buckets, kept.owned)
         self._reported.restore(kept.reported)
         self._started.restore(kept.started)
         self._counted.restore(kept.counted)

@@ -9,6 +9,8 @@ from ugallu.sdk import Metrics, ReplicaShare, utc_seconds
 
 REPORT_EVERY: Final = 60.0
 """Seconds of event time between two reports about one rule's limiter."""
+MAX_NAMED: Final = 8
+"""Actors that such a report names."""
 
 
 class Tally(msgspec.Struct, array_like=True):
@@ -28,6 +30,8 @@ class Tally(msgspec.Struct, array_like=True):
     """Drops since then."""
     wrote: bool = False
     """Whether the status ever held our share."""
+    actors: dict[str, int] = {}
+    """Whose drops were not told yet, and how many of each."""
 
     def hit(self, when: dt.datetime) -> None:
         """Count a match that became a finding."""
@@ -35,14 +39,17 @@ class Tally(msgspec.Struct, array_like=True):
         if self.last is None or when > self.last:
             self.last = when
 
-    def limit(self, now: float) -> int:
-        """Count a match that the limiter drops; return how many to report now, which is at most once a minute."""
+    def limit(self, now: float, actor: str) -> tuple[int, dict[str, int]]:
+        """Count a match that the limiter drops; return how many to report now, at most once a minute, and of whom."""
         self.limited += 1
         self.untold += 1
+        if actor in self.actors or len(self.actors) < MAX_NAMED:
+            self.actors[actor] = self.actors.get(actor, 0) + 1
         if self.told is not None and abs(now - self.told) < REPORT_EVERY:
-            return 0
+            return 0, {}
         count, self.told, self.untold = self.untold, now, 0
-        return count
+        actors, self.actors = self.actors, {}
+        return count, actors
 
     def adopt(self, uid: str, share: ReplicaShare | None, *, folded: bool = False) -> None:
         """Count on from our share in the status, unless we already do.
@@ -110,9 +117,11 @@ class Tallies:
             then = kept.get(rule)
             if then is None or (tally.uid and then.uid and then.uid != tally.uid):
                 tally.matched, tally.limited, tally.last, tally.told, tally.untold = 0, 0, None, None, 0
+                tally.actors = {}
                 continue
             tally.matched, tally.limited, tally.last = then.matched, then.limited, then.last
             tally.told, tally.untold, tally.wrote = then.told, then.untold, then.wrote
+            tally.actors = dict(then.actors)
             if then.base_matched is not None:
                 tally.base_matched, tally.base_limited, tally.base_last = (
                     then.base_matched,

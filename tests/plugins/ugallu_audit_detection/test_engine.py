@@ -350,6 +350,31 @@ def test_a_limiter_says_that_it_drops() -> None:
     assert books["dropped.rule_rate_limit"] == 91 - made.tallies.of("pod-read").matched
 
 
+@pytest.mark.parametrize("severity", ["critical", "high", "low"])
+def test_a_flood_by_one_actor_drops_nobody_elses_finding(severity: str) -> None:
+    """Whoever empties a rule's bucket empties its own; the report names who was dropped. A restart changes neither."""
+    emit = {"securityEventType": "KubernetesAPICall", "severity": severity, "class": "Audit"}
+    rule = armed(rateLimit={"burst": 50, "sustainedPerSec": 5}, emit=emit)
+    flood = [at(n * 0.016, user={"username": "mallory"}, auditID=f"f{n}") for n in range(120)]
+    stolen = at(1.946, user={"username": "stolen-ci"})
+    made = engine(rule)
+    found = everything(made, flood)
+    made, state = engine(rule), made.snapshot()
+    made.restore(state)
+    found += everything(made, [stolen])
+    said = [finding.signals["user"] for finding in found if not is_report(finding)]
+    assert said == ["mallory"] * (50 + int(119 * 0.016 * 5)) + ["stolen-ci"], "mallory gets no more than the budget"
+    assert [finding.signals["limited.actors"] for finding in found if is_report(finding)] == ["mallory (1)"]
+
+
+def test_whom_a_flood_of_many_drops_is_named() -> None:
+    """A report says how many of whose findings were dropped since the last one."""
+    made = engine(armed(rateLimit={"burst": 1, "sustainedPerSec": 1}))
+    run(made, [at(0, auditID=f"{n}", user={"username": name}) for n, name in enumerate("aabbb")])
+    *_, report = everything(made, [at(61, user={"username": "b"}), at(61, user={"username": "c"})])
+    assert report.signals["limited.actors"] == "b (3), c (1)"
+
+
 def test_a_limiter_speaks_no_oftener_after_a_restart() -> None:
     """When it last said so, and what came since, is part of the checkpoint."""
     rule = armed(rateLimit={"burst": 1, "sustainedPerSec": 1})
