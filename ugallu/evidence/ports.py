@@ -22,6 +22,12 @@ class IntegrityError(PermanentError):
     reason: ClassVar[str] = "IntegrityViolation"
 
 
+class ElsewhereError(PermanentError):
+    """What a URL names lies in another store than the one in use: nothing is wrong with it, but it is not here."""
+
+    reason: ClassVar[str] = "Elsewhere"
+
+
 class UnprovenError(RefusedError):
     """The store has not proven that it keeps what it is given, so nothing is given to it."""
 

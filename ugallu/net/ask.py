@@ -3,12 +3,17 @@
 What a server says in an error is cut short and made printable before anyone sees it.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
 from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
 
 _SHOWN: Final = 200
+_SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization", "x-vault-token"})
+_LOOKS_SECRET: Final = re.compile(rb"eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|\bhv[sbr]\.[\w-]{8,}")
+"""JSON web tokens, which a login sends in its body, and tokens of OpenBao."""
+_GONE: Final = b"[redacted]"
 
 
 class Reply(NamedTuple):
@@ -39,6 +44,22 @@ class Peer(Protocol):
         Raises `TransientError` when there is none in time or it is torn, `PermanentError` when it is too large.
         """
         ...
+
+
+def redacted(reply: Reply, headers: Mapping[str, str] | None) -> Reply:
+    """Return a refusal without the credentials that it was sent: servers, and proxies before them, echo requests.
+
+    What it says goes into errors, and from there into status and events, which many may read.
+    """
+    if reply.status < 400:
+        return reply
+    body = reply.body
+    for name, value in (headers or {}).items():
+        # A scheme before it (`Bearer`) is no secret.
+        secret = value.rpartition(" ")[2].encode()
+        if name.lower() in _SECRET_HEADERS and secret:
+            body = body.replace(secret, _GONE)
+    return reply._replace(body=_LOOKS_SECRET.sub(_GONE, body))
 
 
 def failed(reply: Reply, where: str) -> UgalluError:

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
 from ugallu.errors import PermanentError, TransientError
-from ugallu.net.ask import Reply
+from ugallu.net.ask import Reply, redacted
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
@@ -83,7 +83,7 @@ class HttpClient:
                     if len(content) > self._limits.body_bytes:
                         raise PermanentError(f"an answer of more than {self._limits.body_bytes} bytes", where=self.host)
                     found = {name.lower(): value for name, value in answer.headers.items()}
-                    return Reply(answer.status, found, content)
+                    return redacted(Reply(answer.status, found, content), headers)
             except TimeoutError as error:
                 raise TransientError(f"no answer within {self._limits.seconds:g} s", where=self.host) from error
             except (ClientError, OSError, ssl.SSLError) as error:

@@ -193,3 +193,21 @@ def test_what_a_status_means(status: int, kind: type[Exception]) -> None:
     assert len(str(error)) < 300
     if isinstance(error, TransientError):
         assert error.retry_after == 9.0
+
+
+async def test_credentials_do_not_come_back() -> None:
+    """A server, or a proxy before it, that echoes what it was sent puts no token into an error; the rest is shown."""
+    jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
+
+    async def answer(stream: anyio.abc.ByteStream, head: bytes) -> None:
+        body = head + b' {"jwt":"' + jwt.encode() + b'"} bad request'
+        await stream.send(b"HTTP/1.1 400 Bad\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    sent = {"Authorization": "Bearer s3cr3t-bearer", "X-Vault-Token": "hvs.CAESIJlWT", "X-Vault-Namespace": "team"}
+    async with serving(answer) as url, HttpClient(url) as client:
+        reply = await client.ask("POST", "/", b"{}", sent)
+    for secret in ("s3cr3t-bearer", "hvs.CAESIJlWT", jwt):
+        assert secret.encode() not in reply.body
+    assert b"X-Vault-Token: [redacted]" in reply.body
+    assert b"X-Vault-Namespace: team" in reply.body
+    assert b"bad request" in reply.body

@@ -46,14 +46,15 @@ class _Answer(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _Certified:
-    """A key and its certificate."""
+    """A key and its certificate; `until` is when it ends by the clock that nobody sets."""
 
-    __slots__ = ("certificate", "ends", "key")
+    __slots__ = ("certificate", "ends", "key", "until")
 
-    def __init__(self, key: "EllipticCurvePrivateKey", certificate: bytes, ends: dt.datetime) -> None:
+    def __init__(self, key: "EllipticCurvePrivateKey", certificate: bytes, ends: dt.datetime, until: float) -> None:
         self.key = key
         self.certificate = certificate
         self.ends = ends
+        self.until = until
 
 
 class FulcioSigner:
@@ -124,10 +125,15 @@ class FulcioSigner:
 
     async def _certified(self) -> _Certified:
         async with self._turn:
-            if self._now is None or self._clock.now() >= self._now.ends - MARGIN:
+            if self._now is None or self._has_ended(self._now):
                 self._now = await self._certify()
                 self._told(self._now.ends)
             return self._now
+
+    def _has_ended(self, certified: _Certified) -> bool:
+        """Tell whether it ends within a minute, by either clock: the one on the wall may be set back meanwhile."""
+        margin = MARGIN.total_seconds()
+        return self._clock.now() >= certified.ends - MARGIN or self._clock.monotonic() >= certified.until - margin
 
     async def _certify(self) -> _Certified:
         from cryptography import x509 as library
@@ -150,12 +156,14 @@ class FulcioSigner:
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         try:
-            ends = self._check(certificate, public)
+            begins, ends = self._check(certificate, public)
         except IntegrityError:
             raise
         except UgalluError as error:
             raise IntegrityError(f"the certificate does not hold: {error}", where=self._client.host) from error
-        return _Certified(key, certificate, ends)
+        # Its whole life at most, and no more than is left of it by our clock.
+        left = min(ends - begins, ends - self._clock.now())
+        return _Certified(key, certificate, ends, self._clock.monotonic() + left.total_seconds())
 
     def _first(self, reply: Reply) -> bytes:
         """Return the leaf, DER."""
@@ -178,8 +186,8 @@ class FulcioSigner:
             raise IntegrityError("no certificate in the answer", where=self._client.host) from error
         return leaf.public_bytes(serialization.Encoding.DER)
 
-    def _check(self, certificate: bytes, public: bytes) -> dt.datetime:
-        """Return when the certificate ends, if verifiers will take it."""
+    def _check(self, certificate: bytes, public: bytes) -> tuple[dt.datetime, dt.datetime]:
+        """Return when the certificate begins and ends, if verifiers will take it."""
         leaf = x509.load(certificate)
         if x509.spki(leaf) != public:
             raise PermanentError("it is about another key")
@@ -193,4 +201,4 @@ class FulcioSigner:
             raise PermanentError("it is not valid yet: the authority's clock and ours differ", fix="check both")
         issuer = x509.issuer_of(certificate, at, self._root.authorities)
         sct.check(leaf, issuer, self._root.certificate_logs)
-        return leaf.not_valid_after_utc
+        return leaf.not_valid_before_utc, leaf.not_valid_after_utc

@@ -26,7 +26,7 @@ from anyio import to_thread
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
 from ugallu.evidence.files import TOGETHER, create_whole, make_directory, sync_directory, sync_files, write_durably
-from ugallu.evidence.ports import IntegrityError, Lock, Stored
+from ugallu.evidence.ports import ElsewhereError, IntegrityError, Lock, Stored
 from ugallu.evidence.stores.ahead import WriteAhead, frames_of
 from ugallu.evidence.stores.parts import from_url, split
 
@@ -153,7 +153,7 @@ class DirectoryStore:
         scheme, _, path = whole.partition("://")
         _, objects, key = unquote(path).partition("/objects/")
         if scheme != "file" or not objects:
-            raise PermanentError("not the URL of something in a directory store", where=url[:200])
+            raise ElsewhereError("not the URL of something in a directory store", where=url[:200])
         check_key(key)
         return key + part
 

@@ -18,7 +18,7 @@ from ugallu.api.platform import EncryptionMode, ObjectLockMode, WORMBackend, WOR
 from ugallu.api.quantity import whole
 from ugallu.clock import Clock
 from ugallu.errors import PermanentError, RefusedError, TransientError, UgalluError
-from ugallu.evidence.ports import IntegrityError, Lock, Stored, UnprovenError
+from ugallu.evidence.ports import ElsewhereError, IntegrityError, Lock, Stored, UnprovenError
 from ugallu.evidence.stores.directory import STAGING, check_key
 from ugallu.evidence.stores.parts import from_url, split
 from ugallu.evidence.stores.s3_canary import Promise, prove
@@ -98,7 +98,7 @@ class S3Store:
         scheme, _, path = whole_url.partition("://")
         bucket, _, key = path.partition("/")
         if scheme != "s3" or bucket != self._bucket or not key.startswith(self._prefix):
-            raise PermanentError(f"not the URL of something in {self.endpoint}", where=url[:200])
+            raise ElsewhereError(f"not the URL of something in {self.endpoint}", where=url[:200])
         key = key.removeprefix(self._prefix)
         check_key(key)
         return key + part

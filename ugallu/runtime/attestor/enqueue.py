@@ -28,6 +28,8 @@ P = TypeVar("P", EventMark, ResponseMark)
 MANAGED_BY: Final = "ugallu-attestor"
 PREFIX: Final = "att-se-"
 RESPONSE_PREFIX: Final = "att-er-"
+LONGEST: Final = 244
+"""Characters of a bundle's name, 253 less the ending of the second one."""
 CLUSTER_ANNOTATION: Final = "ugallu.io/cluster-id"
 """Keeps the partition of the evidence known when the event is gone."""
 
@@ -58,10 +60,8 @@ class Enqueue:
 
     async def again(self, key: Key) -> None:
         """Create a bundle anew that was deleted before its event was attested."""
-        for name in _named(key, PREFIX):
-            event = self._events.get(name)
-            if event is not None and key.name in names_of(event):
-                await self.reconcile(event)
+        for event in _named(key, PREFIX, self._events):
+            await self.reconcile(event)
 
     async def _settle(self, name: str, event: EventMark) -> None:
         """Say that an event is attested whose bundle says so, and is not to be believed unseen."""
@@ -97,10 +97,8 @@ class EnqueueResponses:
 
     async def again(self, key: Key) -> None:
         """Create a bundle anew that was deleted while its response is there."""
-        for name in _named(key, RESPONSE_PREFIX):
-            response = self._responses.get(name)
-            if response is not None and key.name in names_of(response):
-                await self.reconcile(response)
+        for response in _named(key, RESPONSE_PREFIX, self._responses):
+            await self.reconcile(response)
 
     def _bundle_for(self, name: str, response: ResponseMark) -> AttestationBundle:
         return response_bundle_for(name, response, self._cluster_id)
@@ -133,15 +131,21 @@ def names_of(parent: EventMark | ResponseMark) -> tuple[str, str]:
     """Return the bundle's name, and the one to take when that belongs to an earlier object of the same name."""
     prefix = PREFIX if isinstance(parent, EventMark) else RESPONSE_PREFIX
     plain = f"{prefix}{parent.metadata.name}"
+    if len(plain) > LONGEST:
+        # No room for what is put before and behind it; a digest keeps names apart that begin alike.
+        plain = f"{plain[: LONGEST - 33].rstrip('.-')}-{hashlib.sha256(parent.metadata.name.encode()).hexdigest()[:32]}"
     return plain, f"{plain}-{hashlib.sha256(parent.metadata.uid.encode()).hexdigest()[:8]}"
 
 
-def _named(key: Key, prefix: str) -> tuple[str, ...]:
-    """Return what objects a bundle's name may come from."""
+def _named(key: Key, prefix: str, view: View[P]) -> list[P]:
+    """Return the objects that a bundle of this name may be for."""
     if not key.name.startswith(prefix):
-        return ()
+        return []
     plain = key.name.removeprefix(prefix)
-    return plain, plain.rpartition("-")[0]
+    found = [view.get(name) for name in (plain, plain.rpartition("-")[0])]
+    if len(key.name) > LONGEST // 2:
+        found += [one for one in view.items() if len(one.metadata.name) > LONGEST - len(prefix)]
+    return [one for one in found if one is not None and key.name in names_of(one)]
 
 
 def bundle_for(name: str, event: EventMark) -> AttestationBundle:

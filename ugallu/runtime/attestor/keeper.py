@@ -1,14 +1,15 @@
 """Looks after evidence that was sealed long ago: a sample is read back and verified again, room is measured."""
 
 import random
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, runtime_checkable
 
 from ugallu.api.bundle import AttestationBundle, BundlePhase
 from ugallu.api.marks import BundleMark
 from ugallu.clock import Clock
 from ugallu.cluster.port import Cluster, NotFoundError, View
-from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError
-from ugallu.evidence.ports import IntegrityError
+from ugallu.errors import ConflictError, PermanentError, RefusedError, TransientError, UgalluError
+from ugallu.evidence.ports import ElsewhereError, IntegrityError
 from ugallu.logs import Logger
 from ugallu.metrics import Metrics
 from ugallu.runtime.attestor.alarms import Alarms
@@ -44,12 +45,15 @@ class Keeper:
         bundles: View[BundleMark],
         alarms: Alarms,
         *,
+        doubt: Callable[[AttestationBundle, UgalluError], Awaitable[object]],
         clock: Clock,
         metrics: Metrics,
         log: Logger,
         chance: random.Random | None = None,
     ) -> None:
+        """`doubt` takes back what a bundle says of itself; it is called sealed again once its evidence is back."""
         self._ports = ports
+        self._doubt = doubt
         self._cluster = cluster
         self._bundles = bundles
         self._alarms = alarms
@@ -85,13 +89,22 @@ class Keeper:
         name = mark.metadata.name
         try:
             bundle = await self._cluster.get(AttestationBundle, name)
-            await confirm_in(self._ports.store, lambda b, s: self._ports.check(b, subject=s), bundle)
         except (TransientError, ConflictError, RefusedError, NotFoundError) as error:
+            self._log.warning("could not be verified again", bundle=name, error=str(error))
+            return
+        try:
+            await confirm_in(self._ports.store, lambda b, s: self._ports.check(b, subject=s), bundle)
+        except (TransientError, RefusedError, ElsewhereError) as error:
             self._log.warning("could not be verified again", bundle=name, error=str(error))
         except PermanentError as error:
             # Missing is changed as well: it was there when it was sealed.
             self._metrics.count("ugallu_attestor_reverified_total", outcome="failed")
             self._log.error("sealed evidence does not verify any more", bundle=name, error=str(error))
-            await self._alarms.failed("reverify", IntegrityError(error.what, where=error.where or name))
+            changed = IntegrityError(error.what, where=error.where or name)
+            await self._alarms.failed("reverify", changed)
+            try:
+                await self._doubt(bundle, changed)
+            except (TransientError, ConflictError, RefusedError) as failure:
+                self._log.warning("a status could not be written", bundle=name, error=str(failure))
         else:
             self._metrics.count("ugallu_attestor_reverified_total", outcome="verified")

@@ -98,6 +98,7 @@ class Attestor(Operator[Wanted]):
             platform.cluster,
             bundles,
             alarms,
+            doubt=reseal.doubt,
             clock=platform.clock,
             metrics=platform.metrics,
             log=platform.log,

@@ -256,8 +256,19 @@ class Reseal:
         await attest(self._cluster, bundle, bundle.status.statement_digest, event)
         return None
 
+    async def doubt(self, bundle: AttestationBundle, error: UgalluError) -> None:
+        """Take back that a bundle is sealed: its evidence was looked at again, and does not hold. That was told."""
+        if bundle.status.phase is BundlePhase.SEALED:
+            await self.failed(bundle, Stage.ARCHIVE, error, told=True)
+
     async def failed(
-        self, bundle: AttestationBundle, stage: Stage, error: UgalluError, held: Mapping[str, Any] = EMPTY
+        self,
+        bundle: AttestationBundle,
+        stage: Stage,
+        error: UgalluError,
+        held: Mapping[str, Any] = EMPTY,
+        *,
+        told: bool = False,
     ) -> After | None:
         """Write down what failed, when it will be tried again, and what was made before and not said yet."""
         final = isinstance(error, ParentGoneError)
@@ -269,7 +280,8 @@ class Reseal:
         if final and status.phase is BundlePhase.FAILED and status.failures[-1].reason == reason:
             return None
         self._metrics.count("ugallu_attestor_stage_failures_total", stage=stage, reason=reason)
-        await self._alarm(stage, error)
+        if not told:
+            await self._alarm(stage, error)
         attempts = status.attempts + 1
         delay = retry_delay(attempts)
         failure = PipelineFailure(stage=stage, reason=reason, detail=str(error)[:1024], timestamp=self._now())

@@ -84,6 +84,18 @@ async def test_a_certificate_serves_until_a_minute_before_its_end(
     assert len(ends) == 2
 
 
+async def test_a_clock_that_is_set_back_prolongs_no_certificate(
+    services: FakeSigstore, path: Path, clock: ManualClock
+) -> None:
+    """Its life is measured by the clock that nobody sets as well: yesterday's time makes it no younger."""
+    by = FulcioSigner(services.fulcio, TokenFile(path), trusted_root.read(services.trusted_root), clock)
+    first = await by.sign("t", b"x")
+    clock._now -= dt.timedelta(minutes=20)
+    await clock.advance(9 * 60 + 1)
+    assert (await by.sign("t", b"x")).certificate != first.certificate
+    assert services.fulcio.calls == 2
+
+
 async def test_the_token_is_read_again_for_each_certificate(
     services: FakeSigstore, path: Path, clock: ManualClock
 ) -> None:

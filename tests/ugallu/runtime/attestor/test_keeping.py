@@ -165,9 +165,19 @@ async def test_sealed_evidence_is_verified_again(tmp_path: Path) -> None:
         assert at.metrics.value("ugallu_attestor_reverified_total", outcome="failed") == 2
         violations = [found for found in at.findings if found.type.name == "WORMIntegrityViolation"]
         assert [found.signals["stage"] for found in violations] == ["reverify"]
+        status = (await at.bundle()).status
+        assert status.phase is BundlePhase.FAILED
+        assert [(c.type, c.reason) for c in status.conditions if c.status == "False"] == [
+            ("Archived", "IntegrityViolation")
+        ]
+        assert len(status.failures) == 1
         await clock.advance(3600.0)
         await keeper._verify(await at.seen_bundle())
         assert sum(found.type.name == "WORMIntegrityViolation" for found in at.findings) == 2
+        path.write_bytes(path.read_bytes()[:-1])
+        assert await at.reseal.reconcile(await at.seen_bundle()) is None
+        status = (await at.bundle()).status
+        assert (status.phase, {c.status for c in status.conditions}) == (BundlePhase.SEALED, {"True"})
 
 
 async def test_a_store_that_fills_is_said_in_time(tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from ugallu.api.bundle import AttestationBundle, BundlePhase
-from ugallu.cluster.port import Cluster
+from ugallu.api.event import EventPhase
+from ugallu.api.marks import BundleMark, EventMark
+from ugallu.cluster.port import Cluster, Key
 from ugallu.runtime.attestor.choose import published
+from ugallu.runtime.attestor.keeper import Keeper
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import memory_cluster
 from ugallu.testing.evidence import make_event
@@ -124,3 +127,36 @@ async def test_what_was_logged_before_the_log_was_changed_is_archived_after_it(
         assert bundle.status.rekor_entry is not None
         assert bundle.status.rekor_entry.log_id == services.rekor.log.log_id.hex()
         assert (len(services.rekor.bodies), len(other.bodies)) == (1, 0)
+
+
+async def test_evidence_in_another_store_is_not_called_changed(tmp_path: Path) -> None:
+    """After a change of stores old evidence is not to be had here: that is said in the log, and alarms nobody."""
+    clock, cluster, _ = started()
+    async with desk(tmp_path, cluster, clock) as at:
+        bundle = await sealed(at, 0)
+        assert bundle.status.subject_ref is not None
+        elsewhere = {"url": "s3://old/x.json", "sha256": bundle.status.subject_ref.sha256}
+        await cluster.patch_status(AttestationBundle, bundle.metadata.name, {"subjectRef": elsewhere})
+        (keeper,) = (service for service in at.parts.services if isinstance(service, Keeper))
+        await keeper._verify(await at.seen_bundle(bundle.metadata.name))
+        assert at.metrics.value("ugallu_attestor_reverified_total", outcome="failed") == 0
+        assert at.findings == []
+        assert (await at.bundle(bundle.metadata.name)).status.phase is BundlePhase.SEALED
+
+
+@pytest.mark.parametrize("length", [236, 237, 246, 253])
+async def test_an_event_of_the_longest_name_has_a_bundle(tmp_path: Path, length: int) -> None:
+    """What is put before and behind a name may not make it too long; a bundle that is deleted is found again."""
+    clock, cluster, _ = started()
+    long = "e" * length
+    async with desk(tmp_path, cluster, clock) as at:
+        await cluster.create(make_event(long))
+        await at.enqueue.reconcile(await at.seen_event(long))
+        (bundle,) = (await cluster.list(AttestationBundle)).items
+        await at.cache.view(EventMark).until(lambda: at.cache.view(EventMark).get(long) is not None)
+        await cluster.delete(AttestationBundle, bundle.metadata.name)
+        view = at.cache.view(BundleMark)
+        await view.until(lambda: view.get(bundle.metadata.name) is None)
+        await at.reseal.gone(Key("", bundle.metadata.name))
+        assert await at.reseal.reconcile(await at.seen_bundle(bundle.metadata.name)) is None
+        assert (await at.event(long)).status.phase is EventPhase.ATTESTED
