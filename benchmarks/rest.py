@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.lines import EXAMPLES
 
 ROLES = ("audit-detection", "attestor", "attestor,audit-detection")
+ON_A_SERVER = ("audit-detection", "attestor", "backpressure", "ttl")
 SETTLE_SECONDS = 5.0
 
 
@@ -117,10 +118,14 @@ def on_a_server(runs: int) -> None:
         )
         with ApiServer(Options(audit_policy=policy)) as api:
             api.serve_kinds()
-            overlay = str(ROOT / "manifests" / "overlays" / "standard")
-            api.kubectl("apply", "--server-side", "--force-conflicts", "-k", overlay)
+            there = Path(os.path.relpath(ROOT / "manifests", work))
+            overlay, ttl = str(there / "overlays" / "standard"), str(there / "components" / "ttl")
+            (Path(work) / "kustomization.yaml").write_text(
+                yaml.safe_dump({"resources": [overlay], "components": [ttl]})
+            )
+            api.kubectl("apply", "--server-side", "--force-conflicts", "-k", work)
             api.kubectl("apply", "--server-side", "-f", str(EXAMPLES / "rules"))
-            for role in ROLES[:2]:
+            for role in ON_A_SERVER:
                 # As a Pod has it: token, CA and namespace in a folder.
                 account = Path(work) / role
                 account.mkdir()
