@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -320,12 +321,33 @@ def test_the_audit_log_is_read_on_the_control_plane(cluster: ControlPlane, tmp_p
         uninstall(cluster, folder)
 
 
-def test_switching_to_hardened_is_an_apply(cluster: ControlPlane) -> None:
-    """What grows up keeps its state: no workload has to be deleted first, and no claim of a log reader is lost."""
-    standard, hardened = ROOT / "overlays" / "standard", ROOT / "overlays" / "hardened"
-    install(cluster, standard)
+def told(section: str, folder: Path) -> list[list[str]]:
+    """The commands of each block in a section of docs/install.md, for this folder."""
+    text = (ROOT.parent / "docs" / "install.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    return [[line.strip().replace("FOLDER", str(folder)) for line in block.splitlines()] for block in blocks]
+
+
+def run(cluster: ControlPlane, lines: list[str]) -> None:
+    for line in lines:
+        subprocess.run(["bash", "-ec", line], check=True, cwd=ROOT.parent, env=cluster.environ, timeout=90)
+
+
+def test_an_installation_grows_and_leaves_nothing_behind(cluster: ControlPlane, tmp_path: Path) -> None:
+    """From a laptop's to `standard` to `hardened`, and away, by the lines of docs/install.md.
+
+    No workload has to be deleted first, no claim of a log reader is lost, and what the folders before brought goes too.
+    """
+    mine, hardened = installation(tmp_path, "local", "audit-file"), ROOT / "overlays" / "hardened"
+    install(cluster, mine)
+    _, grow = told("Upgrade", mine)
+    run(cluster, grow)
+    assert [name for name in ours(cluster) if "ugallu-local" in name] == ["persistentvolumeclaim/ugallu-local-state"]
     cluster.wait("its claim", lambda: "state-ugallu-audit-detection-0" in cluster.kubectl("get", "pvc", "-A"), 30)
     install(cluster, hardened)
     claims = cluster.kubectl("get", "pvc", "-n", "ugallu-system")
     assert "state-ugallu-audit-detection-0" in claims
-    uninstall(cluster, hardened)
+    assert "clusterrole.rbac.authorization.k8s.io/ugallu-audit-detection-file" in ours(cluster)
+    (leave,) = told("Uninstall", hardened)
+    run(cluster, leave)
+    cluster.wait("everything gone", lambda: not ours(cluster), 60)
