@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ugallu.errors import PermanentError
-from ugallu.evidence.encoding import b64, unb64
+from ugallu.evidence.encoding import b64, refuse_doubles, unb64
 
 MEDIA_TYPE: Final = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
 MAX_BYTES: Final = 1 << 20
@@ -184,6 +184,7 @@ def read(content: bytes) -> TrustedRoot:
     """Parse a trusted root; raises `PermanentError` that says what does not fit."""
     if len(content) > MAX_BYTES:
         raise PermanentError(f"larger than {MAX_BYTES} bytes", where="trusted root")
+    refuse_doubles(content, "trusted root")
     try:
         raw = msgspec.json.decode(content, type=_Root)
     except (ValueError, RecursionError) as error:

@@ -47,3 +47,10 @@ def test_what_is_no_root_is_refused(content: bytes) -> None:
     """One that cannot be read spoils the whole: nobody is left out in silence."""
     with pytest.raises(PermanentError):
         trusted_root.joined([FakeSigstore(ManualClock()).trusted_root, content])
+
+
+def test_a_list_that_stands_twice_is_refused() -> None:
+    """One reader would believe the first, another the second."""
+    root = FakeSigstore(ManualClock()).trusted_root
+    with pytest.raises(PermanentError, match="twice"):
+        trusted_root.read(root.replace(b'"tlogs": [', b'"tlogs": [], "tlogs": [', 1))

@@ -5,6 +5,7 @@ Source of the protocol: github.com/sigstore/rekor, `openapi.yaml`.
 
 import binascii
 import re
+from collections.abc import Sequence
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from ugallu.evidence import rekor, trusted_root
 from ugallu.evidence.bundle import MAX_BODY, MAX_HASHES, envelope_json
 from ugallu.evidence.encoding import b64, unb64
 from ugallu.evidence.logs import merkle, note
+from ugallu.evidence.logs.succession import Held, Succession
 from ugallu.evidence.logs.witness import Witness
 from ugallu.evidence.ports import Envelope, IntegrityError, LogEntry
 from ugallu.evidence.trusted_root import LogKey
@@ -66,18 +68,17 @@ class _Consistency(msgspec.Struct, frozen=True):
 
 
 class RekorV1:
-    """A `TransparencyLog` on a Rekor v1."""
+    """A `TransparencyLog` on a Rekor v1; `others` are keys that it may sign with too."""
 
-    def __init__(self, client: Peer, log: LogKey, witness: Witness, clock: Clock) -> None:
+    def __init__(self, client: Peer, log: LogKey, witness: Witness, clock: Clock, others: Sequence[Held] = ()) -> None:
         self._client = client
         self._clock = clock
-        self._log = log
-        self._witness = witness
+        self._keys = Succession(Held(log, witness), others)
 
     @property
     def trusted_root(self) -> dict[str, object]:
-        """The `tlogs[]` element for this log."""
-        return trusted_root.element(self._log)
+        """The `tlogs[]` element for this log, under the key that it uses now."""
+        return trusted_root.element(self._keys.now.log)
 
     async def add(self, envelope: Envelope) -> LogEntry:
         """Log the envelope; one that is there already is answered with its entry."""
@@ -87,11 +88,12 @@ class RekorV1:
         if reply.status not in (200, 201):
             raise failed(reply, self._client.host)
         entry = self._read(reply)
+        held = self._keys.named(entry.log_id)
         try:
-            verify_entry(entry, envelope, self._log)
+            verify_entry(entry, envelope, held.log)
         except PermanentError as error:
             raise IntegrityError(f"the log's answer does not hold: {error}", where=self._client.host) from error
-        await self._saw(entry.checkpoint, note.read(entry.checkpoint).origin)
+        await self._saw(held, entry.checkpoint, note.read(entry.checkpoint).origin)
         return entry
 
     async def has(self, envelope: Envelope) -> bool:
@@ -135,17 +137,19 @@ class RekorV1:
         if reply.status != 200:
             raise failed(reply, self._client.host)
         info = self._decode(reply, _Info)
+        held = self._keys.signed(info.signed_tree_head)
         try:
-            signed = signed_checkpoint(info.signed_tree_head, self._log)
+            signed = signed_checkpoint(info.signed_tree_head, held.log)
         except PermanentError as error:
             raise IntegrityError(f"the log's newest tree: {error}", where=self._client.host) from error
-        if signed.origin.rpartition(" - ")[0] != self._log.origin:
+        if signed.origin.rpartition(" - ")[0] != held.log.origin:
             raise IntegrityError(f"the log's newest tree is of {signed.origin[:80]!r}", where=self._client.host)
-        await self._saw(info.signed_tree_head, signed.origin)
+        await self._saw(held, info.signed_tree_head, signed.origin)
         return signed
 
-    async def _saw(self, checkpoint: str, origin: str) -> None:
-        await self._witness.saw(checkpoint, lambda old, new: self._prove(origin, old, new))
+    async def _saw(self, held: Held, checkpoint: str, origin: str) -> None:
+        await held.witness.saw(checkpoint, lambda old, new: self._prove(origin, old, new))
+        self._keys.now = held
 
     async def _prove(self, origin: str, old: int, new: int) -> tuple[bytes, ...]:
         """Return the proof for one tree of the log, which its origin names: a log is sharded by beginning another."""

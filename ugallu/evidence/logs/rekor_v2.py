@@ -5,6 +5,7 @@ Source of the protocol: github.com/sigstore/rekor-tiles, `api/proto/rekor/v2`.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from ugallu.evidence import bundle, keys, rekor, trusted_root
 from ugallu.evidence.encoding import b64
 from ugallu.evidence.logs import merkle, note
 from ugallu.evidence.logs.remote_tiles import RemoteTiles
+from ugallu.evidence.logs.succession import Held, Succession
 from ugallu.evidence.logs.witness import Witness
 from ugallu.evidence.ports import Envelope, IntegrityError, LogEntry
 from ugallu.evidence.trusted_root import LogKey
@@ -25,18 +27,20 @@ READ: Final = "/api/v2"
 
 
 class RekorV2:
-    """A `TransparencyLog` on a Rekor v2; `reading` is where its tiles are, often a place of its own."""
+    """A `TransparencyLog` on a Rekor v2.
 
-    def __init__(self, client: Peer, reading: Peer, log: LogKey, witness: Witness) -> None:
+    `reading` is where its tiles are, often a place of its own; `others` are keys that it may sign with too.
+    """
+
+    def __init__(self, client: Peer, reading: Peer, log: LogKey, witness: Witness, others: Sequence[Held] = ()) -> None:
         self._client = client
         self._tiles = RemoteTiles(reading, READ)
-        self._log = log
-        self._witness = witness
+        self._keys = Succession(Held(log, witness), others)
 
     @property
     def trusted_root(self) -> dict[str, object]:
-        """The `tlogs[]` element for this log."""
-        return trusted_root.element(self._log)
+        """The `tlogs[]` element for this log, under the key that it uses now."""
+        return trusted_root.element(self._keys.now.log)
 
     async def add(self, envelope: Envelope) -> LogEntry:
         """Log the envelope; one that is there already is answered with its entry, proven from the tiles."""
@@ -68,11 +72,12 @@ class RekorV2:
             raise TransientError("this shard of the log is closed", where=self._client.host, fix="name the newest one")
         else:
             raise failed(reply, self._client.host)
+        held = self._keys.named(entry.log_id)
         try:
-            verify_entry(entry, envelope, self._log)
+            verify_entry(entry, envelope, held.log)
         except PermanentError as error:
             raise IntegrityError(f"the log's answer does not hold: {error}", where=self._client.host) from error
-        await self._witness.saw(entry.checkpoint, self._tiles.consistency)
+        await self._saw(held, entry.checkpoint)
         return entry
 
     async def remembers(self, size: int, root: bytes, origin: str = "") -> bool:
@@ -93,17 +98,22 @@ class RekorV2:
     async def _head(self) -> tuple[note.Checkpoint, str]:
         text = await self._tiles.checkpoint()
         if not text:
-            if self._witness.size:
+            if self._keys.now.witness.size:
                 raise IntegrityError("the log has lost its checkpoint", where=self._client.host)
-            return note.Checkpoint(self._log.origin, 0, merkle.EMPTY_ROOT, "", ()), ""
+            return note.Checkpoint(self._keys.now.log.origin, 0, merkle.EMPTY_ROOT, "", ()), ""
+        held = self._keys.signed(text)
         try:
-            signed = signed_checkpoint(text, self._log)
+            signed = signed_checkpoint(text, held.log)
         except PermanentError as error:
             raise IntegrityError(f"the log's newest tree: {error}", where=self._client.host) from error
-        if signed.origin != self._log.origin:
+        if signed.origin != held.log.origin:
             raise IntegrityError(f"the log's newest tree is of {signed.origin[:80]!r}", where=self._client.host)
-        await self._witness.saw(text, self._tiles.consistency)
+        await self._saw(held, text)
         return signed, text
+
+    async def _saw(self, held: Held, checkpoint: str) -> None:
+        await held.witness.saw(checkpoint, self._tiles.consistency)
+        self._keys.now = held
 
     async def _logged(self, reply: Reply, envelope: Envelope) -> LogEntry:
         """Return the entry that a 409 names by its index."""
@@ -118,7 +128,7 @@ class RekorV2:
         if body != rekor.body(envelope):
             raise IntegrityError(f"entry {index} is another one than the log says", where=self._client.host)
         return LogEntry(
-            log_id=self._log.log_id,
+            log_id=self._keys.now.log.log_id,
             log_index=index,
             kind=rekor.KIND,
             version=rekor.VERSION,

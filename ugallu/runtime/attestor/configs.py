@@ -4,10 +4,11 @@ Nothing is asked of anybody here: adapters ask when they are used. Secrets are m
 when they were read is part of `Files`, so that whoever compares two readings knows whether to open everything anew.
 """
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from ugallu.api.bundle import SigningMode
@@ -27,6 +28,9 @@ from ugallu.evidence.ports import Leg, Signer, TimestampAuthority, TransparencyL
 from ugallu.evidence.trusted_root import LogKey, TrustedRoot
 from ugallu.metrics import Metrics
 from ugallu.net.ask import Peer, Reply
+
+if TYPE_CHECKING:
+    from ugallu.evidence.logs.succession import Held
 from ugallu.operator.contract import TokenVolume
 
 FULCIO_TOKEN: Final = "/var/run/secrets/ugallu/fulcio/token"  # noqa: S105 - a path
@@ -153,6 +157,7 @@ class _Opening:
     def log(self) -> TransparencyLog:
         from ugallu.evidence.logs.rekor_v1 import RekorV1
         from ugallu.evidence.logs.rekor_v2 import RekorV2
+        from ugallu.evidence.logs.succession import Held
         from ugallu.evidence.logs.witness import Witness
 
         config = self._wanted.rekor
@@ -160,17 +165,20 @@ class _Opening:
             raise PermanentError(
                 "evidence is always logged", where=f"{WHERE} spec.rekor.enabled", fix="name a log, and enable it"
             )
-        key = _log_at(config.url, self._root)
-        witness = Witness(key, self._place.state / "witness" / f"{key.log_id.hex()[:16]}.json")
+        now, seen = self._place.clock.now(), self._place.state / "witness"
+        held = [
+            Held(key, Witness(key, seen / f"{key.log_id.hex()[:16]}.json")) for key in _log_at(config.url, self._root)
+        ]
+        (key, witness), *others = _in_use_first(held, now, config.url)
         client = self._client(config.url, config.ca_bundle_secret, api=f"rekor-v{config.api_version}", secret=False)
         if config.api_version == 1:
-            return RekorV1(client, key, witness, self._place.clock)
+            return RekorV1(client, key, witness, self._place.clock, others)
         if config.api_version != 2:
             raise PermanentError("there are generations 1 and 2", where=f"{WHERE} spec.rekor.apiVersion")
         tiles = client
         if config.read_url:
             tiles = self._client(config.read_url, config.ca_bundle_secret, api="rekor-v2-tiles", secret=False)
-        return RekorV2(client, tiles, key, witness)
+        return RekorV2(client, tiles, key, witness, others)
 
     def authority(self) -> TimestampAuthority | None:
         from ugallu.evidence.authority import TimestampService
@@ -309,8 +317,8 @@ def _root_ref(wanted: AttestorConfigSpec) -> tuple[str, str]:
     return ref.name or ROOT_SECRET, ref.key
 
 
-def _log_at(url: str, root: TrustedRoot) -> LogKey:
-    """Return the newest key that the trusted root has for the log at this URL: same host, same port."""
+def _log_at(url: str, root: TrustedRoot) -> list[LogKey]:
+    """Return the keys that the trusted root has for the log at this URL: same host, same port."""
     wanted = _address(url)
     found = [log for log in root.logs.values() if _address(log.url) == wanted]
     if not found:
@@ -323,7 +331,23 @@ def _log_at(url: str, root: TrustedRoot) -> LogKey:
                 fix="name the log as the trusted root does",
             )
         found = list(root.logs.values())
-    return max(found, key=lambda log: log.start)
+    return found
+
+
+def _in_use_first(held: list["Held"], now: dt.datetime, url: str) -> list["Held"]:
+    """Return the keys that have not ended, the one in use first: of those that count, the newest that was seen in use.
+
+    One that is prepared for a rotation may count already, or be to come.
+    """
+    lasting = [one for one in held if one.log.end is None or one.log.end >= now]
+    lasting.sort(key=lambda one: (one.log.counts_at(now), one.witness.size > 0, one.log.start), reverse=True)
+    if not lasting or not lasting[0].log.counts_at(now):
+        raise PermanentError(
+            f"no key that the trusted root has for the log at {url} counts today",
+            where=f"{WHERE} spec.trustedRootRef",
+            fix="add the key that the log signs with",
+        )
+    return lasting
 
 
 def _address(url: str) -> tuple[str, int]:

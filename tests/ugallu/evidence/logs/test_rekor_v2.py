@@ -10,7 +10,9 @@ import pytest
 
 from ugallu.errors import PermanentError, TransientError
 from ugallu.evidence import bundle, trusted_root
+from ugallu.evidence.logs import note
 from ugallu.evidence.logs.rekor_v2 import RekorV2
+from ugallu.evidence.logs.succession import Held
 from ugallu.evidence.logs.tiles import TileLog
 from ugallu.evidence.logs.witness import Witness
 from ugallu.evidence.ports import STATEMENT_MEDIA_TYPE, Envelope, IntegrityError, TransparencyLog
@@ -19,7 +21,7 @@ from ugallu.evidence.signers.local import open_key
 from ugallu.net.ask import Reply
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.contracts.evidence import Envelopes, LogContract, subject
-from ugallu.testing.sigstore import keyed
+from ugallu.testing.sigstore import keyed, new_key, spki_of
 
 
 class FakeTiles:
@@ -109,6 +111,22 @@ async def test_trees_of_every_size_are_proven_from_tiles(tiles: FakeTiles) -> No
         again = await log.add(signed[number])
         assert (again.index, again.tree_size) == (entries[number].index, 530)
         assert await log.remembers(entries[number].tree_size, entries[number].root_hash)
+
+
+async def test_the_key_that_the_log_answers_with_counts(tiles: FakeTiles) -> None:
+    """Of the keys that it may sign with, for an entry, for a duplicate of one, and for its newest tree."""
+    (log,) = trusted_root.read(trusted_root.write([tiles.log.trusted_root])).logs.values()
+    spki = spki_of(new_key())
+    coming = msgspec.structs.replace(log, spki=spki, log_id=note.log_id(spki))
+    prepared = RekorV2(tiles, tiles, coming, Witness(coming), [Held(log, Witness(log))])
+    signed = tiles.envelope(1)
+    assert (await prepared.add(signed)).log_id == log.log_id
+    await prepared.audit()
+    again = RekorV2(tiles, tiles, coming, Witness(coming), [Held(log, Witness(log))])
+    assert (await again.add(signed)).log_id == log.log_id
+    assert trusted_root.id_of(again.trusted_root) == log.log_id
+    with pytest.raises(IntegrityError):
+        await RekorV2(tiles, tiles, coming, Witness(coming)).audit()
 
 
 async def test_a_log_put_back_is_noticed(tiles: FakeTiles, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec.structs import replace
 
 from ugallu.api.bundle import SigningMode
@@ -25,7 +26,8 @@ from ugallu.api.platform import (
     WORMConfigSpec,
 )
 from ugallu.errors import PermanentError, TransientError
-from ugallu.evidence import bundle
+from ugallu.evidence import bundle, trusted_root
+from ugallu.evidence.logs import note
 from ugallu.evidence.ports import STATEMENT_MEDIA_TYPE, Stored
 from ugallu.evidence.stores.directory import DirectoryStore
 from ugallu.evidence.trust import Trust, holds
@@ -37,7 +39,7 @@ from ugallu.testing.clock import ManualClock, settled
 from ugallu.testing.cluster import memory_cluster, running_cache
 from ugallu.testing.contracts.evidence import subject
 from ugallu.testing.openbao import FakeOpenBao
-from ugallu.testing.sigstore import WHO, FakeSigstore, token
+from ugallu.testing.sigstore import WHO, FakeSigstore, new_key, spki_of, token
 
 NAMESPACE = "ugallu-system"
 WORM = WORMConfigSpec(endpoint="https://s3.test", bucket="evidence")
@@ -234,6 +236,49 @@ def test_what_is_missing_or_does_not_fit_is_an_error_by_name(world: World, chang
     wanted = change(world)
     with pytest.raises(PermanentError, match=what):
         open_all(wanted, gather(wanted, world.place.secrets), world.place)
+
+
+def with_next_key(world: World, next_key: ec.EllipticCurvePrivateKey, starts: dt.timedelta) -> Wanted:
+    """Prepare a rotation: the trusted root has the log's next key too."""
+    public = spki_of(next_key)
+    coming = replace(
+        world.sigstore.rekor.log, log_id=note.log_id(public), spki=public, start=world.clock.now() + starts
+    )
+    raw = json.loads(world.sigstore.trusted_root)
+    raw["tlogs"].append(trusted_root.element(coming))
+    world.put("ugallu-trusted-root", "trusted-root.json", json.dumps(raw).encode())
+    return replace(world.wanted, signing_mode=SigningMode.OPENBAO_TRANSIT)
+
+
+@pytest.mark.parametrize("starts", [dt.timedelta(days=30), dt.timedelta(days=-1)])
+async def test_a_root_that_is_prepared_for_a_rotation_seals_on(world: World, starts: dt.timedelta) -> None:
+    """The next key may be there, to come or counting already: which one the log uses is said by its answer."""
+    next_key = new_key()
+    wanted = with_next_key(world, next_key, starts)
+    opened = open_all(wanted, gather(wanted, world.place.secrets), world.place)
+
+    async def sealed(number: int) -> bytes:
+        envelope = await opened.legs[0].signer.sign(STATEMENT_MEDIA_TYPE, subject(number))
+        entry = await opened.log.add(envelope)
+        assert trusted_root.id_of(opened.log.trusted_root) == entry.log_id
+        trust = Trust(opened.root, opened.legs[0].signer.signs_as)
+        assert trust.check(bundle.write(envelope, entry), subject=b"%d" % number).ok
+        return entry.log_id
+
+    before = await sealed(1)
+    assert before == world.sigstore.rekor.log.log_id
+    await world.clock.advance(dt.timedelta(days=31).total_seconds())
+    world.sigstore.rekor.key = next_key
+    assert await sealed(2) == world.sigstore.rekor.log.log_id != before
+
+
+def test_a_root_whose_keys_are_all_of_another_time_is_an_error(world: World) -> None:
+    """A log whose key is only to come, or has ended, is not used as if it counted."""
+    raw = json.loads(world.sigstore.trusted_root)
+    raw["tlogs"][0]["publicKey"]["validFor"]["start"] = "2099-01-01T00:00:00Z"
+    world.put("ugallu-trusted-root", "trusted-root.json", json.dumps(raw).encode())
+    with pytest.raises(PermanentError, match="counts today"):
+        open_all(world.wanted, gather(world.wanted, world.place.secrets), world.place)
 
 
 def test_connections_are_as_the_config_has_them(world: World) -> None:
