@@ -272,9 +272,7 @@ class Engine:
             self._settle(open_fact, now)
             return None
         links = self.correlator.links
-        if rule.name in links.filters and (name := self.correlator.hides(rule.name, case)):
-            self.tallies.of(name).hit(case.seen_at)
-            self._report(self.exceptions.hide(name, name, "", case.evidence), case)
+        if rule.name in links.filters and self._filtered(rule, case):
             self._dropped[EXCEPTION] += 1
             self._settle(open_fact, now)
             return None
@@ -360,6 +358,16 @@ class Engine:
             self._report(self.exceptions.lapsed(rule.name, lapsed.exception, case.evidence), case)
         return False
 
+    def _filtered(self, rule: Armed, case: Case) -> bool:
+        """Whether a filter takes this match of the rule away. It is kept as evidence; one that has lapsed is told."""
+        for name, own in self.correlator.hiding(rule.name, case):
+            if case.now < own.until:
+                self.tallies.of(name).hit(case.seen_at)
+                self._report(self.exceptions.hide(name, name, own.promise.owner, case.evidence), case)
+                return True
+            self._report(self.exceptions.lapsed(name, own.promise, case.evidence), case)
+        return False
+
     def _look(self, case: Case) -> None:
         """See whether some exception is of no use any more."""
         in_force = [
@@ -369,7 +377,10 @@ class Engine:
             if case.now < exempt.until
         ]
         filters = {name for some in self.correlator.links.filters.values() for name in some}
-        in_force += [(name, name, "") for name in sorted(filters)]
+        for name in sorted(filters):
+            own = self.correlator.filter(name)
+            if own is not None and case.now < own.until:
+                in_force.append((name, name, own.promise.owner))
         for report in self.exceptions.look(case.now, in_force):
             self._report(report, case)
 

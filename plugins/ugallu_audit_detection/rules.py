@@ -322,7 +322,7 @@ class Rules:
                 event_time=self._engine.pulse.event_time,
                 unseen=self._engine.sightings.unknown(known.armed.name),
             )
-        return with_links(said, known.armed, self._engine.correlator)
+        return with_links(said, known.armed, self._engine.correlator, self._clock.now().timestamp())
 
     # The last counts of a process that stops
 

@@ -38,11 +38,17 @@ def correlation_spec(spec: dict[str, Any] | None = None, /, **correlation: Any) 
     return rule_spec(**{"match": {}, "emit": emit, "sigma": sigma, **(spec or {})})
 
 
-def filter_spec(hidden: dict[str, Any], rules: Any = "any", **more: Any) -> SigmaRuleSpec:  # noqa: ANN401
-    """Return the spec of a filter that takes away matches with these fields."""
+def filter_spec(
+    hidden: dict[str, Any],
+    rules: Any = "any",  # noqa: ANN401 - any JSON
+    promise: dict[str, Any] | None = None,
+    **more: Any,  # noqa: ANN401
+) -> SigmaRuleSpec:
+    """Return the spec of a filter that takes away matches with these fields; `promise` is its `custom.ugallu`."""
     body = {"rules": rules, "known": hidden, "condition": "not known"}
     emit = {"securityEventType": "KubernetesAPICall", "severity": "info"}
-    sigma = json.dumps({"title": "A filter", "logsource": SOURCE, "filter": body})
+    custom = {"custom": {"ugallu": promise}} if promise is not None else {}
+    sigma = json.dumps({"title": "A filter", "logsource": SOURCE, "filter": body, **custom})
     return rule_spec(**{"match": {}, "emit": emit, "sigma": sigma, **more})
 
 

@@ -143,13 +143,12 @@ class Correlator:
 
     # Matches
 
-    def hides(self, rule: str, case: Seen) -> str:
-        """Return the filter that takes this match of the rule away, empty when none does."""
+    def hiding(self, rule: str, case: Seen) -> "Iterator[tuple[str, Filter]]":
+        """Yield the filters that would take this match of the rule away, those that have ended too."""
         for name in self.links.filters.get(rule, ()):
-            member = self._members[name]
-            if member.filter is not None and member.filter.hides(case):
-                return name
-        return ""
+            own = self._members[name].filter
+            if own is not None and own.hides(case):
+                yield name, own
 
     def feed(self, case: Seen, at: float, rules: Sequence[str]) -> Iterable[Correlated]:
         """Count an event that these rules match; return what that proves."""
@@ -305,5 +304,5 @@ def _linked_member(armed: Armed) -> Member:
     where = f"SigmaRule {armed.name}: spec.sigma"
     document = document_of(armed.spec.sigma, where=where, placeholders={})
     plan = plan_of(document, where=where) if isinstance(document, upstream.Correlation) else None
-    filter_ = filter_of(document, where=where) if isinstance(document, upstream.Filter) else None
+    filter_ = filter_of(document, where=where, name=armed.name) if isinstance(document, upstream.Filter) else None
     return Member(armed, names_of(armed.spec.sigma), plan, filter_)

@@ -110,6 +110,8 @@ def _filter(links: Links, book: "_Book", name: str, own: "Filter") -> None:
             meant = book.rules(reference, name)
             if not isinstance(meant, Trouble) and any(book.members[rule].plan is not None for rule in meant):
                 meant = Trouble(UNFIT, f"{reference} is a correlation: a filter takes matches from the rules it counts")
+            if not isinstance(meant, Trouble):
+                meant = _permitted(book, own, reference, meant)
             if isinstance(meant, Trouble):
                 links.troubles.setdefault(name, meant)
             else:
@@ -117,6 +119,17 @@ def _filter(links: Links, book: "_Book", name: str, own: "Filter") -> None:
     links.bases[name] = tuple(dict.fromkeys(rules))
     for rule in links.bases[name]:
         links.filters[rule] = (*links.filters.get(rule, ()), name)
+
+
+def _permitted(book: "_Book", own: "Filter", reference: str, meant: tuple[str, ...]) -> "tuple[str, ...] | Trouble":
+    """Return the rules that the filter may take matches from: critical ones only if it says so."""
+    if own.promise.include_critical:
+        return meant
+    tame = tuple(rule for rule in meant if book.members[rule].armed.spec.emit.severity is not Severity.CRITICAL)
+    if tame:
+        return tame
+    text = f"{reference} is critical: a filter hides that only with owner, reason, expires and includeCritical: true"
+    return Trouble(UNFIT, text)
 
 
 def _ordered(links: Links, found: dict[str, list[tuple[str, ...]]]) -> tuple[str, ...]:

@@ -15,8 +15,13 @@ RECENTLY: Final = 3600.0
 _SHOWN: Final = 8
 
 
-def with_links(said: Sequence[Condition], armed: Armed | None, correlator: Correlator) -> list[Condition]:
-    """Return the conditions of a rule, with what its links change about them and add to them."""
+def with_links(
+    said: Sequence[Condition], armed: Armed | None, correlator: Correlator, now: float = 0.0
+) -> list[Condition]:
+    """Return the conditions of a rule, with what its links change about them and add to them.
+
+    `now` is in seconds since the epoch.
+    """
     if armed is None:
         return list(said)
     links = correlator.links
@@ -37,7 +42,7 @@ def with_links(said: Sequence[Condition], armed: Armed | None, correlator: Corre
             changed.append(one)
     if armed.spec.enabled:
         changed.append(_linked(links.bases.get(armed.name, ()), trouble))
-    return [*changed, *_windows(armed, correlator)]
+    return [*changed, *_windows(armed, correlator), *_promises(armed, correlator, now)]
 
 
 def _linked(rules: Sequence[str], trouble: Trouble | None) -> Condition:
@@ -54,6 +59,19 @@ def _tested(armed: Armed, trouble: Trouble | None) -> Condition:
     if trouble.reason == TEST_FAILED:
         return _condition("Tested", "False", TEST_FAILED, trouble.message)
     return _condition("Tested", "Unknown", "NotLinked", "the tests wait for the rules that it counts")
+
+
+def _promises(armed: Armed, correlator: Correlator, now: float) -> list[Condition]:
+    """What is odd about a filter as a promise, told as of an exception."""
+    own = correlator.filter(armed.name)
+    if own is None:
+        return []
+    who = f"owner {own.promise.owner}" if own.promise.owner else "custom.ugallu names no owner"
+    if own.promise.expires is None:
+        return [_condition("ExceptionWithoutExpiry", "True", "NoExpiry", f"suppresses for ever: this filter ({who})")]
+    if now >= own.until:
+        return [_condition("ExceptionExpired", "True", "Expired", f"suppresses no more: this filter ({who})")]
+    return []
 
 
 def _windows(armed: Armed, correlator: Correlator) -> list[Condition]:

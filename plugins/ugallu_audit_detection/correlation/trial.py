@@ -43,4 +43,4 @@ def speaks(armed: Armed, rules: Sequence[Armed]) -> Says:
 
 def hides(filter_: "Filter") -> Says:
     """Whether the filter takes this event away from the rules that it is about."""
-    return lambda record, _before: filter_.hides(RecordView(record))
+    return lambda record, _before: record.seen_at.timestamp() < filter_.until and filter_.hides(RecordView(record))

@@ -173,7 +173,9 @@ def _some(chunk: str) -> bool:
 
 def _rule(document: upstream.Document, source: str, where: str, place: int, types: Mapping[str, str]) -> ImportedRule:
     """Return the SigmaRule of a document; `types` are the event types of rules before it, by id and name."""
-    header, ours = document.header, _ours(document.header, where)
+    header = document.header
+    # A filter reports nothing: what it says of itself is checked with what it asks.
+    ours = _Ours() if isinstance(document, upstream.Filter) else _ours(header, where)
     if len(source) > upstream.MAX_RULE:
         raise RuleError(
             Reason.COMPILE_ERROR, f"{len(source)} characters", where=where, fix=f"at most {upstream.MAX_RULE}"

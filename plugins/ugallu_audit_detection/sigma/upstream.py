@@ -116,7 +116,9 @@ def sigma_expr(text: str, *, where: str, placeholders: Mapping[str, Sequence[str
 def check_linked(document: upstream.Correlation | upstream.Filter, *, where: str) -> None:
     """Raise `RuleError` for a correlation or a filter that could not serve, whatever rules there are."""
     if isinstance(document, upstream.Filter):
-        filter_expr(document, where=where)
+        from ugallu_audit_detection.filters import filter_of  # as below
+
+        filter_of(document, where=where)
         return
     from ugallu_audit_detection.correlation.plan import plan_of  # which reads fields by what stands here
 

@@ -15,6 +15,7 @@ from ugallu_audit_detection.arming import arm
 from ugallu_audit_detection.correlation.correlator import Correlator
 from ugallu_audit_detection.engine import Engine
 from ugallu_audit_detection.sigma.errors import RuleError
+from ugallu_audit_detection.sigma.imported import import_sigma
 
 NODE_READ = {"match": {"verb": ["get"], "objectRef": {"resource": ["nodes"]}}}
 NODE = {"objectRef": {"resource": "nodes", "name": "n1"}}
@@ -287,11 +288,55 @@ def test_a_filter_takes_matches_away_and_counts_them() -> None:
 
 
 def test_a_filter_for_all_leaves_critical_rules_alone() -> None:
-    """Such a rule must be named."""
+    """Such a rule must be named, and the filter must say in so many words that it means that."""
     critical = rule_spec(emit={"securityEventType": "ClusterAdminGranted", "severity": "critical"})
     hidden = {"user.username": "alice"}
     assert len(said(engine(it=critical, known=filter_spec(hidden)), record_at(0))) == 1
-    assert said(engine(it=critical, known=filter_spec(hidden, ["it"])), record_at(0)) == []
+    plain = engine(it=critical, other=rule_spec(), known=filter_spec(hidden, ["it", "other"]))
+    assert [finding.signals["rule"] for _, finding in plain.inspect_batch([record_at(0)])] == ["it", "pod-read"], (
+        "what it may hide it hides all the same"
+    )
+    assert "includeCritical" in plain.correlator.links.troubles["known"].message
+    for named in (["it"], ["i*"]):
+        words = {"owner": "storage", "reason": "nightly", "expires": "2026-03-01T00:00:00Z", "includeCritical": True}
+        made = engine(it=critical, known=filter_spec(hidden, named, promise=words))
+        assert said(made, record_at(0)) == []
+    assert said(engine(it=critical, known=filter_spec(hidden, ["i*"])), record_at(0)) != []
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ({"owner": "storage"}, "no reason"),
+        ({"reason": "nightly"}, "no owner"),
+        ({"owner": "storage", "reason": "nightly", "includeCritical": True}, "no expires"),
+        ({"owner": "storage", "reason": "nightly", "severity": "low"}, "severity"),
+        ({"owner": "storage", "reason": "nightly", "expires": "soon"}, "soon"),
+    ],
+)
+def test_a_filters_promise_is_whole(words: dict[str, Any], missing: str) -> None:
+    """Who speaks of an owner says all of it; what reports nothing has no severity."""
+    with pytest.raises(RuleError, match=missing):
+        arm("known", filter_spec({"verb": "get"}, promise=words), {})
+    with pytest.raises(RuleError, match=missing):
+        import_sigma(filter_spec({"verb": "get"}, promise=words).sigma, where="x.yaml")
+
+
+def test_a_filter_that_has_ended_hides_nothing() -> None:
+    """By the event's own time; what it would have hidden is told with its owner, and its tests ask the same."""
+    words = {"owner": "storage", "reason": "nightly", "expires": "2026-01-02"}
+    tests = [
+        {"name": "in time", "expect": "hit", "event": event_at(0)},
+        {"name": "late", "expect": "miss", "event": event_at(86400)},
+    ]
+    spec = filter_spec({"user.username": "alice"}, ["pod-read"], promise=words, tests=tests)
+    made = engine(known=spec)
+    assert list(made.inspect_batch([record_at(86399)])) == []
+    found = [finding for _, finding in made.inspect_batch([record_at(86400)])]
+    assert [finding.signals.get("rule", finding.signals.get("exception.owner")) for finding in found] == [
+        "pod-read",
+        "storage",
+    ]
 
 
 def test_the_least_recently_used_group_is_forgotten_first() -> None:

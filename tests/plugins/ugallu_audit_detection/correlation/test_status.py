@@ -92,3 +92,8 @@ def test_a_filter_names_what_it_is_about() -> None:
     assert found["Linked"] == ("False", "RuleMissing", "no rule that serves is called gone")
     assert found["Serving"][:2] == ("True", "Armed")
     assert list(made.inspect_batch([record_at(0)])) == []
+    assert "names no owner" in found["ExceptionWithoutExpiry"][2]
+    words = {"owner": "storage", "reason": "nightly", "expires": "1969-01-01"}
+    spec = filter_spec({"user.username": "alice"}, ["pod-read"], promise=words)
+    found = said(engine(pod_read=rule_spec(), it=spec), spec)
+    assert found["ExceptionExpired"][2] == "suppresses no more: this filter (owner storage)"
