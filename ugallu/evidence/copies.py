@@ -9,6 +9,7 @@ import msgspec
 
 from ugallu.errors import PermanentError
 from ugallu.evidence.canonical import canonical
+from ugallu.evidence.encoding import refuse_doubles
 from ugallu.evidence.logs import merkle
 
 MEDIA_TYPE: Final = "application/vnd.ugallu.archive.manifest+json"
@@ -59,6 +60,7 @@ def read(content: bytes, where: str) -> Manifest:
     """Parse a list; raises `PermanentError` for what is none, or for one whose root is not that of its entries."""
     if len(content) > MAX_BYTES:
         raise PermanentError(f"larger than {MAX_BYTES} bytes", where=where)
+    refuse_doubles(content, where)
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
     except (ValueError, RecursionError) as error:

@@ -14,6 +14,7 @@ from ugallu.api.bundle import AttestationBundle
 from ugallu.api.event import SecurityEvent
 from ugallu.api.response import EventResponse
 from ugallu.errors import PermanentError
+from ugallu.evidence.encoding import refuse_doubles
 from ugallu.evidence.ports import LogEntry, PublicKey, Stored
 from ugallu.evidence.statement import Statement
 from ugallu.evidence.trusted_root import TrustedRoot
@@ -43,6 +44,7 @@ def write(steps: Iterable[Step]) -> bytes:
 
 def read(content: bytes) -> tuple[Step, ...]:
     """Parse steps; raises `PermanentError` with what does not fit."""
+    refuse_doubles(content, "custody")
     try:
         steps = msgspec.json.decode(content, type=tuple[Step, ...])
     except (ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ from ugallu.errors import PermanentError
 from ugallu.evidence import bundle as bundles
 from ugallu.evidence import copies, custody, folder, keys, statement, trusted_root
 from ugallu.evidence.canonical import canonical, digest
+from ugallu.evidence.encoding import refuse_doubles
 from ugallu.evidence.folder import Blob, Fact, File, Finding, Manifest, Said
 from ugallu.evidence.ports import LogEntry
 from ugallu.evidence.trust import Trust, holds
@@ -123,6 +124,7 @@ def attested(proof: Proof) -> Iterator[EvidenceRef]:
 
 def chunks(content: bytes) -> tuple[EvidenceRef, ...]:
     """Return the blobs that a forensics manifest lists; raises `PermanentError` for what is none."""
+    refuse_doubles(content, "forensics manifest")
     try:
         found = msgspec.json.decode(content, type=_Chunks).chunks
     except (ValueError, RecursionError) as error:
@@ -164,7 +166,9 @@ class _Look:
         self._steps: set[custody.Step] = set()
 
     def facts(self) -> Iterator[Finding]:
-        """Verify every fact."""
+        """Verify every fact; where there is none, nothing is proven."""
+        if not self._manifest.facts:
+            yield Finding(Said.UNPROVEN, folder.MANIFEST, "there is no fact in it")
         for fact in self._manifest.facts:
             try:
                 self.proofs.append(self._proof(fact))
@@ -264,6 +268,7 @@ class _Look:
     ) -> SecurityEvent | EventResponse:
         """Return the object, which must be the one that is proven: whoever reads it must not be told another story."""
         content = self._read(fact.object)
+        refuse_doubles(content, fact.object)
         try:
             shown = msgspec.json.decode(content, type=_Object)
             found = msgspec.json.decode(content, type=kind)
@@ -277,8 +282,10 @@ class _Look:
 
     def _attestation(self, fact: Fact) -> None:
         """Hold the object that tells of the sealing to what was sealed."""
+        content = self._read(fact.attestation)
+        refuse_doubles(content, fact.attestation)
         try:
-            told = msgspec.json.decode(self._read(fact.attestation), type=AttestationBundle)
+            told = msgspec.json.decode(content, type=AttestationBundle)
         except (ValueError, RecursionError) as error:
             raise PermanentError(str(error), where=fact.attestation) from error
         status = told.status

@@ -177,6 +177,36 @@ async def test_an_object_tells_what_was_attested(
     assert (Said.UNPROVEN, what) in said(judged(folder))
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "lie", "what"),
+    [
+        ("events/se-2.json", "spec", {"type": "NothingHappened"}, "SecurityEvent/se-2"),
+        ("events/se-2.attestation.json", "status", {"phase": "Failed"}, "SecurityEvent/se-2"),
+        ("custody.json", "by", "somebody-else", "custody.json"),
+    ],
+)
+async def test_a_field_that_stands_twice_is_no_proof(
+    shelf: Shelf, tmp_path: Path, path: str, field: str, lie: object, what: str
+) -> None:
+    """One reader is shown the first, another the last: a file that can tell two stories proves neither."""
+    folder = await incident(shelf, tmp_path / "i")
+    text = (folder / path).read_text()
+    (folder / path).write_text(text.replace(f'"{field}":', f'"{field}":{json.dumps(lie)},"{field}":', 1))
+    rebind(folder)
+    found = {finding.what: finding.why for finding in judged(folder).findings if finding.said is Said.UNPROVEN}
+    assert "stands twice" in found[what]
+
+
+async def test_a_folder_that_tells_of_nothing_is_not_verified(shelf: Shelf, tmp_path: Path) -> None:
+    """Whoever takes all facts out leaves a folder that is whole, and proves nothing."""
+    folder = await incident(shelf, tmp_path / "i")
+    (folder / "custody.json").write_text("[]")
+    rebind(folder, lambda raw: raw.update(facts=[], blobs=[]))
+    found = judged(folder)
+    assert (Said.UNPROVEN, MANIFEST) in said(found)
+    assert not found.ok
+
+
 async def test_a_blob_is_bound_by_what_was_signed(shelf: Shelf, tmp_path: Path) -> None:
     """Another content with a fitting manifest is told: the digest stands in the signed statement."""
     folder = await incident(shelf, tmp_path / "i")
