@@ -70,6 +70,12 @@ def run_tests(paths: Sequence[Path]) -> Report:
             entry["error"] = f"{rule.place('spec.sigma')}: {trouble.message}; name the files of its rules too"
             rows.append((name, "", "", f"FAIL  {entry['error']}"))
             continue
+        if blind := _blind(armed):
+            failed += 1
+            entry["error"] = f"{rule.place()}: {blind}"
+            rows.append((name, "", "", f"FAIL  {entry['error']}"))
+        elif armed.compiled.unknown_fields:
+            rows.append((name, "", "", f"note  no audit event has: {', '.join(armed.compiled.unknown_fields)}"))
         if not armed.spec.tests:
             bare += 1
             rows.append((name, "(no tests)", "", "-"))
@@ -159,6 +165,16 @@ def explain_rules(asked: tuple[str, Sequence[Path]]) -> Report:
         report.status = UNREADABLE
     report.data["errors"] = report.errors
     return report
+
+
+def _blind(armed: Armed) -> str:
+    """Say why no event can match a rule on events; empty when one can."""
+    rule = armed.compiled
+    if not rule.never_matches or kind_of(armed.spec.sigma) != "rule":
+        return ""
+    if rule.unknown_fields:
+        return f"no event can match, for none has: {', '.join(rule.unknown_fields)}"
+    return "no event can match: conditions contradict each other, or a list of patterns is empty"
 
 
 def _armed(rule: RuleInFile) -> tuple[Armed | None, RuleError | None]:

@@ -92,8 +92,13 @@ def read(document: object, *, where: str) -> AuditPolicy:
         policy = msgspec.convert(document, AuditPolicy)
     except msgspec.ValidationError as error:
         raise PermanentError(f"no audit policy: {error}", where=where) from error
+    missing = [name for name in ("apiVersion", "kind") if not isinstance(document, dict) or name not in document]
+    if missing:
+        raise PermanentError(f"no {' and no '.join(missing)}", where=where, fix=f"apiVersion: {API}, kind: Policy")
     if (policy.api_version, policy.kind) != (API, "Policy"):
         raise PermanentError(f"{policy.api_version} {policy.kind} is no {API} Policy", where=where)
+    if not policy.rules:
+        raise PermanentError("a policy without rules, which no API server starts with", where=where, fix="add rules")
     if len(policy.rules) > MAX_RULES:
         raise PermanentError(f"{len(policy.rules)} rules", where=where, fix=f"at most {MAX_RULES}")
     for number, rule in enumerate(policy.rules):

@@ -144,9 +144,23 @@ def _straight(names: tuple[str, ...]) -> Walk:
     return value
 
 
-def dotted(name: str) -> tuple[str, ...]:
-    """Split a Sigma field name at its dots; `['a.b']` is one segment."""
-    return tuple(quoted or plain for quoted, plain in re.findall(r"\['([^'\]]+)'\]|([^.\[\]]+)", name))
+_dots = re.compile(r"(?:\.?[^.\[\]]+|\.?\['[^'\]]+'\]|\[\*?\])*")
+
+
+def dotted(name: str, *, where: str = "") -> tuple[str, ...]:
+    """Split a Sigma field name at its dots; `['a.b']` is one segment, and `[*]` says what is so anyway.
+
+    Raises `RuleError` for what names one element of an array: a dotted name crosses arrays whole.
+    """
+    if _dots.fullmatch(name) is None:
+        raise RuleError(
+            Reason.JSON_PATH,
+            f"the field {shown(name)}",
+            where=where,
+            fix="names with dots between them; an array means any of its elements, and none is named by its place",
+        )
+    plain = name.replace("[*]", "").replace("[]", "")
+    return tuple(quoted or bare for quoted, bare in re.findall(r"\['([^'\]]+)'\]|([^.\[\]]+)", plain))
 
 
 def crossing(segments: tuple[str, ...], *, leaves: bool = True) -> Walk:

@@ -336,13 +336,22 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def network(text: str, *, where: str) -> Network:
-    """Parse a CIDR or a bare address. Raises `RuleError` with reason CompileError."""
+    """Parse a CIDR or a bare address. Raises `RuleError` with reason CompileError, also for an address inside one."""
     try:
-        return ipaddress.ip_network(text, strict=False)
+        found = ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise RuleError(
             Reason.COMPILE_ERROR, f"{shown(text)} is no network", where=where, fix="write 10.0.0.0/8 or fd00::/8"
         ) from error
+    address, slash, _ = text.partition("/")
+    if slash and ipaddress.ip_address(address) != found.network_address:
+        raise RuleError(
+            Reason.COMPILE_ERROR,
+            f"{shown(text)} is an address in a network",
+            where=where,
+            fix=f"{found} for the network, {address} for the address",
+        )
+    return found
 
 
 def any_network(networks: Sequence[Network]) -> TextTest:

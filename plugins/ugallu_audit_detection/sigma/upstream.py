@@ -287,10 +287,10 @@ class _Translation:
         if name in _WHOLE:
             return _same(_whole(name))
         if body := _BODY_NAME(name):
-            segments, part = dotted(name[body.end() :]), _BODIES[body[0]]
+            segments, part = dotted(name[body.end() :], where=f"{self.where}: {name}"), _BODIES[body[0]]
             return _Target(fields.dotted_path(part, segments), fields.dotted_path(part, segments, leaves=False))
         if head == "authenticationMetadata" and rest:
-            segments = dotted(rest)
+            segments = dotted(rest, where=f"{self.where}: {name}")
             return _Target(fields.authentication(segments), fields.authentication(segments, leaves=False))
         for prefix, make in (
             ("annotations", fields.annotation),

@@ -51,6 +51,20 @@ def test_a_rule_that_does_not_compile_fails(tmp_path: Path, capsys: pytest.Captu
     assert f"{path}:1: spec.emit.securityEventType: 'Nothing' is no event type" in out
 
 
+def test_a_rule_that_cannot_match_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Be it for an empty list or for a field that no event has; a field beside others that do is a note."""
+    put(tmp_path, "empty", match={"requestObjectGlob": [{"jsonPath": "$.kind", "patterns": []}]})
+    upstream = "title: {0}\nlogsource: {{product: kubernetes, service: audit}}\ndetection: {{s: {1}, condition: s}}\n"
+    (tmp_path / "typo.yaml").write_text(upstream.format("typo", "{verb: get, foo.bar: x}"))
+    (tmp_path / "half.yaml").write_text(upstream.format("half", "[{verb: get}, {foo.bar: x}]"))
+    assert main(["rules", "test", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "a list of patterns is empty" in out
+    assert "no event can match, for none has: foo.bar" in out
+    assert "note  no audit event has: foo.bar" in out
+    assert "2 failed" in out
+
+
 def test_a_file_that_cannot_be_read_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 2, the reason on stderr, and the other rules are tested all the same."""
     put(tmp_path, "good", tests=[one("hit")])

@@ -81,7 +81,11 @@ def test_the_first_that_matches_decides_and_none_is_none() -> None:
 @pytest.mark.parametrize(
     ("document", "word"),
     [
-        ({"kind": "Policy"}, "audit.k8s.io/v1"),
+        ({"kind": "Policy"}, "no apiVersion"),
+        ({"apiVersion": "audit.k8s.io/v1", "rules": [{"level": "Metadata"}]}, "no kind"),
+        ({}, "no apiVersion and no kind"),
+        ({"apiVersion": "v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}, "audit.k8s.io/v1"),
+        ({"apiVersion": "audit.k8s.io/v1", "kind": "Policy"}, "without rules"),
         ({"apiVersion": "audit.k8s.io/v1beta1", "kind": "Policy"}, "v1beta1"),
         ({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Loud"}]}, "rules"),
         ({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "None", "verb": ["get"]}]}, "verb"),
@@ -98,8 +102,6 @@ def test_the_first_that_matches_decides_and_none_is_none() -> None:
 )
 def test_what_is_no_policy_is_said(document: Any, word: str) -> None:
     """With the place, in one line."""
-    if document == {"kind": "Policy"}:
-        document = {**document, "apiVersion": "v1"}
     with pytest.raises(PermanentError) as caught:
         read(document, where="policy.yaml")
     assert word in str(caught.value)

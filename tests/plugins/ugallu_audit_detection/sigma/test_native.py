@@ -11,6 +11,7 @@ from ugallu_audit_detection.sigma.budget import Budget
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import Reason, RuleError
 from ugallu_audit_detection.sigma.match import Matcher
+from ugallu_audit_detection.sigma.native import match_expr
 from ugallu_audit_detection.sigma.objects import MAX_NODES, MAX_STEPS, projected
 from ugallu_audit_detection.sigma.pattern import any_regex
 from ugallu_audit_detection.sigma.view import MAX_CALLERS, Callers, RecordView
@@ -545,3 +546,12 @@ def test_callers_are_remembered_by_their_bytes() -> None:
     assert len(callers.known) == 10_000
     meet(3_000, ["y" * 2000])
     assert sum(map(len, callers.known)) <= MAX_CALLERS
+
+
+@pytest.mark.parametrize(
+    "match", [{"sourceIPs": ["10.0.0.1/8"]}, {"requestObjectGlob": [{"jsonPath": "$.v", "cidr": ["fd00::1/8"]}]}]
+)
+def test_an_address_in_a_network_is_no_network(match: dict[str, Any]) -> None:
+    """It would silently mean sixteen million addresses; the error says both that it may mean."""
+    with pytest.raises(RuleError, match=r"for the network, .* for the address"):
+        match_expr(decode_strict(SigmaMatch, match, where="match"))

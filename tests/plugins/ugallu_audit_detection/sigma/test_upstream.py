@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ugallu.sdk import AuditRecord, SigmaEmit, SigmaMatch, SigmaRuleSpec
+from ugallu.testing.audit import audit_record
 from ugallu_audit_detection.sigma.compile import CompiledRule, compile_rule
 from ugallu_audit_detection.sigma.errors import Reason, RuleError
 from ugallu_audit_detection.sigma.match import Matcher
+from ugallu_audit_detection.sigma.view import RecordView
 
 EMIT = SigmaEmit(security_event_type="KubernetesAPICall", severity="low")  # type: ignore[arg-type]
 SOURCE = {"product": "kubernetes", "service": "audit"}
@@ -197,6 +199,9 @@ HOSTILE: list[tuple[str, str, Reason]] = [
      Reason.COMPILE_ERROR),
     ("two rules", document({"verb": "x"}) + "\n---\n" + document({"verb": "y"}), Reason.COMPILE_ERROR),
     ("bad address", document({"sourceIPs|cidr": "10.0.0"}), Reason.COMPILE_ERROR),
+    ("one element", document({"requestObject.spec.containers[0].image": "x"}), Reason.JSON_PATH),
+    ("one element of the answer", document({"responseObject.spec.containers[-1].image": "x"}), Reason.JSON_PATH),
+    ("half a bracket", document({"requestObject.spec['a": "x"}), Reason.JSON_PATH),
 ]  # fmt: skip
 
 
@@ -272,3 +277,14 @@ def test_constructs_that_few_rules_use(detection: dict[str, Any], expected: bool
     text = json.dumps({"title": "t", "logsource": SOURCE, "detection": detection})
     record = msgspec.json.decode(json.dumps(WEDNESDAY), type=AuditRecord)
     assert compile_rule("r", SigmaRuleSpec(sigma=text, emit=EMIT)).matches(record) is expected
+
+
+@pytest.mark.parametrize(
+    "name", ["containers.image", "containers[*].image", "containers[].image", "['containers'].image"]
+)
+def test_an_array_is_crossed_whole(name: str) -> None:
+    """Whether or not the name says so."""
+    text = document({f"requestObject.spec.{name}": "two"})
+    rule = compile_rule("r", SigmaRuleSpec(sigma=text, emit=EMIT))
+    record = audit_record(requestObject={"spec": {"containers": [{"image": "one"}, {"image": "two"}]}})
+    assert rule.holds(RecordView(record))
