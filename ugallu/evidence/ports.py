@@ -280,3 +280,16 @@ class EvidenceStore(Protocol):
     async def drop(self, key: str) -> None:
         """Remove a staging key or one whose retention has ended; `RefusedError` while it, or a legal hold, stands."""
         ...
+
+
+@runtime_checkable
+class SucceedingStore(EvidenceStore, Protocol):
+    """A store that took the place of others, which can still be read."""
+
+    def of(self, url: str) -> EvidenceStore:
+        """Return the store that a URL is of; raises `ElsewhereError` when it is of none of them."""
+        ...
+
+    async def left(self, key: str) -> bytes | None:
+        """Return what was left under a staging key in a store before this one, None when nothing was."""
+        ...

@@ -161,7 +161,7 @@ def configured(wanted: Wanted, platform: Platform) -> Ports:
     ports = Ports(
         legs=tuple(Leg(leg.role, LiveSigner(live, at)) for at, leg in enumerate(opened.legs)),
         log=LiveLog(live),
-        store=LiveStore(live),
+        store=LiveStore(live, lambda: live.earlier),
         known=lambda: Known(merged(live.root, before.root), live.retention),
         close=lent.give_back if lent is not None else lambda: None,
         authority=LiveAuthority(live) if opened.authority is not None else None,

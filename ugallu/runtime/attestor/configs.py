@@ -8,7 +8,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
 from ugallu.api.bundle import SigningMode
@@ -77,6 +77,7 @@ class Opened:
     clients: tuple["Closing", ...]
 
 
+@runtime_checkable
 class Closing(Protocol):
     """Something with connections."""
 

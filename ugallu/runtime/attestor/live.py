@@ -4,8 +4,9 @@ What runs keeps running when the new configuration cannot be followed, and says 
 asks for it waits: nothing is sealed, and nothing fails.
 """
 
+import contextlib
 import datetime as dt
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 import anyio
@@ -15,13 +16,14 @@ from ugallu.api.platform import AttestorConfigSpec, WORMConfig, WORMConfigSpec
 from ugallu.clock import comes
 from ugallu.cluster.port import View
 from ugallu.errors import TransientError, UgalluError
-from ugallu.evidence.ports import DatingLog, Envelope, EvidenceStore, Lock, LogEntry, PublicKey, Stored
+from ugallu.evidence.ports import DatingLog, ElsewhereError, Envelope, EvidenceStore, Lock, LogEntry, PublicKey, Stored
 from ugallu.evidence.stores.retention import DEFAULT_RETENTION, Retention, table
 from ugallu.evidence.trusted_root import TrustedRoot
 from ugallu.evidence.x509 import Identity
 from ugallu.logs import Logger
 from ugallu.operator.singletons import CONFIG_NAME, chosen, not_default
 from ugallu.runtime.attestor.configs import Closing, Files, Opened, Place, gather, open_all
+from ugallu.runtime.attestor.earlier import Earlier
 
 LOOK: Final = 15.0
 """Seconds between two looks at mounted files; the kubelet needs a minute to bring a change."""
@@ -67,6 +69,8 @@ class Live:
         self._spec: WORMConfigSpec | None = None
         self._store: EvidenceStore | None = store
         self._bucket: ClosingStore | None = None
+        own = () if store is None else (store,)
+        self._earlier = Earlier(place.state / "stores.json", open_store, log, *own)
         self._told = told
         self._arrived = anyio.Event()
         self._trouble = ""
@@ -99,6 +103,11 @@ class Live:
             raise TransientError(self.reason, where="evidence store", fix="create WORMConfig/default")
         return self._store
 
+    @property
+    def earlier(self) -> tuple[EvidenceStore, ...]:
+        """The stores before the one of now, the newest first."""
+        return tuple(store for store in self._earlier.stores if store is not self._store)
+
     async def run(self) -> None:
         """Follow the configuration until cancelled, then let go of everything."""
         changed = anyio.Event()
@@ -116,7 +125,7 @@ class Live:
         finally:
             unlisten()
             with anyio.CancelScope(shield=True):
-                await _close(*self.now.clients, *([self._bucket] if self._bucket else []))
+                await _close(*self.now.clients, self._earlier, *([self._bucket] if self._bucket else []))
 
     async def _look(self) -> None:
         """Take over what has changed; what cannot be followed is told once."""
@@ -157,15 +166,16 @@ class Live:
             return
         retention, store = table(spec.retention), self._open_store(spec)
         before, self._bucket, self._spec, self.retention = self._bucket, store, spec, retention
+        if before is not None:
+            self._log.info("another store: WORMConfig has changed", store=store.endpoint)
+            await _close(before)
+        await self._earlier.follow(spec)
         self._store = store
         for note in retention.notes:
             self._log.warning("the retention asked for is not what is kept", note=note)
         if spec.quotas is not None:
             self._log.warning("not followed: S3 has no call that says how full a store is", field="spec.quotas")
         self._arrived.set()
-        if before is not None:
-            self._log.info("another store: WORMConfig has changed", store=store.endpoint)
-            await _close(before)
 
 
 class LiveSigner:
@@ -248,8 +258,12 @@ class Leading(Protocol):
 class LiveStore:
     """The store; whoever uses it before there is one waits."""
 
-    def __init__(self, live: Leading) -> None:
+    def __init__(self, live: Leading, earlier: Callable[[], Sequence[EvidenceStore]] = tuple) -> None:
+        """`earlier` are the stores before the one of now."""
         self._live = live
+        self._earlier = earlier
+        self._left: dict[str, EvidenceStore] = {}
+        """Where what is not finished yet was found, by key, if not in the store of now."""
 
     @property
     def endpoint(self) -> str:
@@ -290,8 +304,30 @@ class LiveStore:
         return await (await self._live.store()).hold(key, on=on)
 
     async def drop(self, key: str) -> None:
-        """Ask the store of now."""
+        """Ask the store of now, and the one before it if something was left there."""
         await (await self._live.store()).drop(key)
+        if (before := self._left.pop(key, None)) is not None:
+            with contextlib.suppress(UgalluError):
+                await before.drop(key)
+
+    def of(self, url: str) -> EvidenceStore:
+        """Return the store, of now or earlier, that a URL is of."""
+        now = self._live.store_now
+        for store in (now, *self._earlier()):
+            with contextlib.suppress(ElsewhereError):
+                store.key(url)
+                return store
+        raise ElsewhereError(f"of no store that is in use, or was: not {now.endpoint}", where=url[:200])
+
+    async def left(self, key: str) -> bytes | None:
+        """Return what was left in a store before this one; one that cannot be asked has nothing."""
+        for store in self._earlier():
+            with contextlib.suppress(UgalluError):
+                if await store.stat(key) is not None:
+                    content = await store.get(key)
+                    self._left[key] = store
+                    return content
+        return None
 
 
 async def _close(*things: Closing) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ugallu.api.bundle import AttestationBundle
 from ugallu.evidence import verify
 from ugallu.evidence.canonical import digest
-from ugallu.evidence.ports import EvidenceStore, IntegrityError
+from ugallu.evidence.ports import EvidenceStore, IntegrityError, SucceedingStore
 from ugallu.evidence.statement import concerns
 
 Check = Callable[[bytes, bytes], verify.Report]
@@ -18,10 +18,10 @@ async def confirm_in(store: EvidenceStore, check: Check, bundle: AttestationBund
     where = f"AttestationBundle/{bundle.metadata.name}"
     if status.worm_ref is None or status.subject_ref is None or status.rekor_entry is None:
         raise IntegrityError("called sealed, but the status names no evidence", where=where)
-    subject = await store.get(store.key(status.subject_ref.url))
+    subject = await _fetch(store, status.subject_ref.url)
     named = {status.worm_ref.url: status.worm_ref.sha256} | {leg.url: leg.sha256 for leg in status.bundles}
     for url, said in named.items():
-        content = await store.get(store.key(url))
+        content = await _fetch(store, url)
         report = check(content, subject)
         if not report.ok or report.statement is None:
             raise IntegrityError(f"called sealed, but its evidence does not verify: {report.reason}", where=where)
@@ -29,3 +29,9 @@ async def confirm_in(store: EvidenceStore, check: Check, bundle: AttestationBund
             raise IntegrityError("called sealed with the evidence of another event", where=where)
         if (said, status.subject_ref.sha256) != (digest(content), digest(subject)):
             raise IntegrityError("the archive holds other bytes than the status names", where=where)
+
+
+async def _fetch(store: EvidenceStore, url: str) -> bytes:
+    """Return what a URL names, from the store that it is of: what was sealed before a change stays where it is."""
+    held = store.of(url) if isinstance(store, SucceedingStore) else store
+    return await held.get(held.key(url))

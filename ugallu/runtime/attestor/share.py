@@ -345,10 +345,11 @@ class Share:
 
     async def _staged(self, lane: int) -> tuple[Facts, Draft] | None:
         """Return what is under way in a lane; `IntegrityError` when it does not fit together."""
-        store = self._stages.store
-        if await self._stages.at_store(lambda: store.stat(_draft_key(lane))) is None:
+        if await self._stages.draft(_draft_key(lane)) is None:
             return None
-        content = await self._stages.at_store(lambda: store.get(_facts_key(lane)))
+        content = await self._stages.draft(_facts_key(lane))
+        if content is None:
+            raise IntegrityError("nobody is named who is in the statement", where=_facts_key(lane))
         try:
             facts = msgspec.msgpack.decode(content, type=Facts)
         except msgspec.DecodeError as error:

@@ -28,6 +28,7 @@ from ugallu.evidence.ports import (
     IntegrityError,
     LogEntry,
     Stored,
+    SucceedingStore,
 )
 from ugallu.evidence.seal import Keys
 from ugallu.evidence.stores.retention import Class
@@ -339,9 +340,18 @@ class Stages:
         self._lead()
         await self._at_store.call(lambda: self.store.put(key, content, media_type=MSGPACK, until=None))
 
+    async def draft(self, key: str) -> bytes | None:
+        """Return what lies under a staging key, in the store or in one before it; None if nothing does."""
+        if await self._at_store.call(lambda: self.store.stat(key)) is not None:
+            return await self._at_store.call(lambda: self.store.get(key))
+        store = self.store
+        return await store.left(key) if isinstance(store, SucceedingStore) else None
+
     async def staged(self, key: str, frozen: str) -> Draft:
         """Return what was staged; `IntegrityError` when it is not the statement with the digest that was `frozen`."""
-        content = await self._at_store.call(lambda: self.store.get(key))
+        content = await self.draft(key)
+        if content is None:
+            raise PermanentError("what was staged is not here any more", where=key)
         try:
             draft = msgspec.msgpack.decode(content, type=Draft)
         except msgspec.DecodeError as error:

@@ -28,7 +28,7 @@ from ugallu.api.platform import (
 from ugallu.errors import PermanentError, TransientError
 from ugallu.evidence import bundle, trusted_root
 from ugallu.evidence.logs import note
-from ugallu.evidence.ports import STATEMENT_MEDIA_TYPE, Stored
+from ugallu.evidence.ports import STATEMENT_MEDIA_TYPE, ElsewhereError, Stored
 from ugallu.evidence.stores.directory import DirectoryStore
 from ugallu.evidence.trust import Trust, holds
 from ugallu.metrics import Metrics
@@ -310,6 +310,11 @@ class Bucket(DirectoryStore):
 
     closed = False
 
+    def key(self, url: str) -> str:
+        if not url.startswith(self.endpoint):
+            raise ElsewhereError("of another bucket", where=url)
+        return super().key(url)
+
     async def aclose(self) -> None:
         self.closed = True
         self.close()
@@ -360,7 +365,7 @@ async def test_a_store_under_another_name_is_followed_and_told_so(world: World) 
             spec = replace(WORM, bucket="of-default")
             await cluster.create(WORMConfig(metadata=Metadata(name="default", namespace=NAMESPACE), spec=spec))
             await _until(lambda: told["alpha"].message.startswith("not read"))
-            assert opened == ["of-alpha", "of-default"]
+            assert opened[:2] == ["of-alpha", "of-default"]
             tg.cancel_scope.cancel()
 
 
@@ -408,13 +413,62 @@ async def test_nothing_is_stored_before_there_is_a_store(world: World) -> None:
             await _until(lambda: bool(stored))
             assert not live.reason
             await cluster.apply(replace(made, spec=replace(WORM, bucket="other")), manager="test")
-            await _until(lambda: len(opened) == 2)
+            await _until(lambda: len(opened) == 3)
             await put("b")
             assert (world.folder / "other" / "objects" / "b").exists()
             await _until(lambda: opened[0].closed)
             tg.cancel_scope.cancel()
         assert opened[1].closed
+        assert opened[2].closed
         assert all(line.closed for line in world.lines)
+
+
+async def test_what_lies_in_the_store_before_is_not_lost(world: World) -> None:
+    """A8: after a change of buckets drafts are found where they were staged and evidence where it was sealed, by the
+    next process too; what is not needed any more goes there as well."""
+    cluster = memory_cluster(world.clock)
+
+    def bucket(spec: WORMConfigSpec) -> Bucket:
+        store = Bucket(world.folder / spec.bucket, world.clock)
+        store.open()
+        return store
+
+    files = gather(world.wanted, world.place.secrets)
+    config = WORMConfig(metadata=Metadata(name="default", namespace=NAMESPACE), spec=WORM)
+    made = await cluster.create(config)
+    stored: list[Stored] = []
+    for life in range(2):
+        async with running_cache(cluster) as cache:
+            live = Live(
+                world.wanted,
+                files,
+                open_all(world.wanted, files, world.place),
+                world.place,
+                worm=cache.view(WORMConfig, namespace=NAMESPACE),
+                say=say,
+                open_store=bucket,
+                log=structlog.get_logger(),
+            )
+            store = LiveStore(live, lambda live=live: live.earlier)  # type: ignore[misc]
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(live.run)
+                await store.stat("staging/x")
+                if not life:
+                    until = world.clock.now() + dt.timedelta(days=1)
+                    stored.append(await store.put("a", b"evidence", media_type="text/plain", until=until))
+                    await store.put("staging/x", b"draft", media_type="text/plain", until=None)
+                    await cluster.apply(replace(made, spec=replace(WORM, bucket="other")), manager="test")
+                    await _until(lambda live=live: len(live.earlier) == 1)
+                assert await store.stat("staging/x") is None
+                assert await store.left("staging/x") == b"draft"
+                assert await store.left("staging/y") is None
+                assert await store.of(stored[0].url).get("a") == b"evidence"
+                with pytest.raises(ElsewhereError):
+                    store.of("s3://unknown/a")
+                if life:
+                    await store.drop("staging/x")
+                    assert await store.left("staging/x") is None
+                tg.cancel_scope.cancel()
 
 
 async def test_a_secret_that_changes_is_taken_over(world: World) -> None:

@@ -9,13 +9,16 @@ from ugallu.api.bundle import AttestationBundle, BundlePhase
 from ugallu.api.event import EventPhase
 from ugallu.api.marks import BundleMark, EventMark
 from ugallu.cluster.port import Cluster, Key
+from ugallu.evidence.ports import FullError
+from ugallu.evidence.stores.directory import DirectoryStore
 from ugallu.runtime.attestor.choose import published
 from ugallu.runtime.attestor.keeper import Keeper
+from ugallu.runtime.attestor.live import LiveStore
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import memory_cluster
 from ugallu.testing.evidence import make_event
-from ugallu.testing.keyless import use_keyless
-from ugallu.testing.sealing import Desk, Killed, desk
+from ugallu.testing.keyless import use, use_keyless
+from ugallu.testing.sealing import Desk, Killed, desk, log_size
 from ugallu.testing.sigstore import FakeRekor, FakeSigstore
 
 
@@ -160,3 +163,36 @@ async def test_an_event_of_the_longest_name_has_a_bundle(tmp_path: Path, length:
         await at.reseal.gone(Key("", bundle.metadata.name))
         assert await at.reseal.reconcile(await at.seen_bundle(bundle.metadata.name)) is None
         assert (await at.event(long)).status.phase is EventPhase.ATTESTED
+
+
+async def test_what_was_under_way_is_sealed_in_the_next_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A8: logged, and then WORMConfig names another bucket: the draft is read where it lies, and there is one entry."""
+    clock, cluster, _ = started()
+    await cluster.create(make_event(name(0)))
+    async with desk(tmp_path, cluster, clock) as at:
+        stages = at.reseal.stages
+        before, after = stages.store, DirectoryStore(tmp_path / "next", clock)
+        after.open()
+
+        async def full(*_: object, **__: object) -> None:
+            raise FullError("no room", where="bucket")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stages, "archive", full)
+            with pytest.raises(AssertionError):
+                await tried(at, 0)
+
+        class Led:
+            store_now = after
+
+            async def store(self) -> DirectoryStore:
+                return after
+
+        use(at, dataclasses.replace(stages.ports, store=LiveStore(Led(), lambda: (before,))))
+        await clock.advance(301.0)
+        bundle = await tried(at, 0)
+        assert bundle.status.worm_ref is not None
+        assert await after.stat(after.key(bundle.status.worm_ref.url)) is not None
+        assert await before.stat(f"staging/{bundle.metadata.uid}.json") is None
+        assert log_size(tmp_path) == 1
+        after.close()
