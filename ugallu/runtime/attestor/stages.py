@@ -231,17 +231,20 @@ class Stages:
             if signed.origin not in tallest or signed.size > tallest[signed.origin].size:
                 tallest[signed.origin] = signed
         for signed in tallest.values():
-            await self._compare(signed.size, signed.root, signed.origin)
+            await self._compare(log.log_id, signed.size, signed.root, signed.origin)
 
     async def recall(self, draft: Draft) -> None:
         """Refuse a log that forgot an entry of this very draft, which was staged by a pass that ended there."""
         for entry in (leg.entry for leg in draft.legs):
             assert entry is not None
             if entry.log_id == self._log_of_now.log_id:  # another one cannot be asked any more, and need not be
-                await self._compare(entry.tree_size, entry.root_hash, note.read(entry.checkpoint).origin)
+                origin = note.read(entry.checkpoint).origin
+                await self._compare(entry.log_id, entry.tree_size, entry.root_hash, origin)
 
-    async def _compare(self, size: int, root: bytes, origin: str) -> None:
-        if not await self._at_log.call(lambda: self.log.remembers(size, root, origin)):
+    async def _compare(self, log_id: bytes, size: int, root: bytes, origin: str) -> None:
+        remembers = await self._at_log.call(lambda: self.log.remembers(size, root, origin))
+        # Its answer may say that it uses another key by now, and then it was asked for the past of another log.
+        if not remembers and self._log_of_now.log_id == log_id:
             raise IntegrityError(
                 f"the log has forgotten a tree of {size} entries that it signed",
                 where=origin,
