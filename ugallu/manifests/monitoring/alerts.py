@@ -540,6 +540,18 @@ EVIDENCE: Final = Group(
             "bundle's `status.failures`.",
         ),
         Alert(
+            "UgalluAttestorCertificateEnds",
+            "(max by (instance, pod) (ugallu_attestor_cert_not_after_timestamp_seconds) - time() < 60) "
+            'and on (instance, pod) sum by (instance, pod) (ugallu_attestor_pending_bundles{phase="Pending"}) > 0',
+            "5m",
+            Severity.CRITICAL,
+            "The signer's certificate ends or has ended, no other came, and events wait to be signed",
+            "Without a certificate of the authority nothing is signed keyless, and nothing is signed in its place. One "
+            "that ends while there is nothing to sign is no trouble: the next comes with the next event.",
+            "Fulcio and its certificate log, and the token: `kubectl get attestorconfigs default -o yaml`, "
+            "`status.failures` of a Pending bundle, `ugallu_attestor_signer_requests_total` by code.",
+        ),
+        Alert(
             "UgalluAttestorBundlesFailed",
             'sum(ugallu_attestor_pending_bundles{phase="Failed"}) > 0',
             "15m",
