@@ -139,6 +139,21 @@ async def test_evidence_shines_through_what_was_put_over_it(opened: Opened, cloc
         await store.drop("a")
 
 
+async def test_what_is_put_over_evidence_is_not_evidence(opened: Opened, clock: Clock) -> None:
+    """Whoever may write makes a newer version with metadata of his own: read, held and extended is the first one."""
+    store = await opened()
+    await store.put("a", b"evidence", media_type="text/plain", until=clock.now() + DAY)
+    forged = {"sha256": hashlib.sha256(b"other").hexdigest()}
+    over = await client_of(store).put(store._bucket, "a", b"other", media_type="text/plain", metadata=forged)
+    store._evidence.clear()  # as a process that did not write it
+    assert await store.get("a") == b"evidence"
+    assert (await store.hold("a", on=True)).held
+    await store.extend("a", clock.now() + 2 * DAY)
+    found = await client_of(store).head(store._bucket, "a", over)
+    assert (found.held, found.lasting) == (False, None)
+    await store.hold("a", on=False)
+
+
 async def test_drafts_leave_nothing_behind(opened: Opened, s3: S3Server, clock: Clock) -> None:
     """A draft that was replaced is dropped with all versions, by this process and by the next one."""
     store = await opened()

@@ -78,6 +78,8 @@ class Breaks:
     """Refuses every deletion."""
     content: bool = False
     """Gives back other bytes."""
+    bypass: bool = False
+    """Lets everybody pass by every lock who asks to."""
 
 
 Fault = Callable[[Request], Reply | None]
@@ -156,6 +158,8 @@ class FakeS3:
             ("versioning", "GET", self._versioning),
             ("versions", "GET", self._versions),
             ("retention", "PUT", self._retain),
+            ("retention", "GET", self._lock_of),
+            ("legal-hold", "GET", self._lock_of),
             ("legal-hold", "PUT", self._hold),
             ("uploads", "POST", self._begin),
             ("partNumber", "PUT", self._part),
@@ -261,7 +265,7 @@ class FakeS3:
         version = self._find(request)
         if version is None:
             return Reply(204)
-        if self._locked(version) and not self.breaks.locks:
+        if self._locked(version) and not self._lets(request):
             return error(403, "AccessDenied", "Access Denied because object protected by object lock.")
         versions.remove(version)
         if not versions:
@@ -273,7 +277,7 @@ class FakeS3:
         if version is None:
             return error(404, "NoSuchKey", "The key does not exist.")
         mode, until = _tag(request.body, "Mode"), _date(_tag(request.body, "RetainUntilDate"))
-        if version.until is not None and until < version.until and not self.breaks.locks:
+        if version.until is not None and until < version.until and not self._lets(request):
             return error(403, "AccessDenied", "Access Denied because object protected by object lock.")
         version.mode, version.until = mode, until
         return Reply()
@@ -285,6 +289,17 @@ class FakeS3:
         if not self.breaks.locks:
             version.hold = _tag(request.body, "Status") == "ON"
         return Reply()
+
+    def _lock_of(self, request: Request) -> Reply:
+        version = self._find(request)
+        if version is None:
+            return error(404, "NoSuchKey", "The key does not exist.")
+        if "legal-hold" in request.query:
+            return _xml("LegalHold", f"<Status>{'ON' if version.hold else 'OFF'}</Status>")
+        if version.until is None:
+            return error(404, "NoSuchObjectLockConfiguration", "The object has no lock.")
+        until = f"{version.until:%Y-%m-%dT%H:%M:%SZ}"
+        return _xml("Retention", f"<Mode>{version.mode}</Mode><RetainUntilDate>{until}</RetainUntilDate>")
 
     def _begin(self, request: Request) -> Reply:
         upload = f"u{next(self._ids)}"
@@ -325,6 +340,10 @@ class FakeS3:
         if wanted is None:
             return versions[-1] if versions else None
         return next((version for version in versions if version.id == wanted), None)
+
+    def _lets(self, request: Request) -> bool:
+        asked = request.headers.get("x-amz-bypass-governance-retention") == "true"
+        return self.breaks.locks or (self.breaks.bypass and asked)
 
     def _locked(self, version: Held) -> bool:
         return version.hold or (version.until is not None and version.until > self.clock.now())

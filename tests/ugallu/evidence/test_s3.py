@@ -1,6 +1,7 @@
 """The S3 store against a service that breaks its promises, is busy, torn, full, or does not know us."""
 
 import datetime as dt
+import hashlib
 import logging
 from collections.abc import AsyncIterator
 
@@ -11,10 +12,11 @@ from ugallu.api.platform import EncryptionConfig, EncryptionMode, MultipartConfi
 from ugallu.clock import SystemClock
 from ugallu.errors import PermanentError, RefusedError, TransientError
 from ugallu.evidence.ports import CredentialsError, FullError, IntegrityError, Lock, UnprovenError
-from ugallu.evidence.stores.s3 import S3Store, from_folder, open_store
+from ugallu.evidence.stores.s3 import COUNTS, PAUSE, RENEW, S3Store, from_folder, open_store
 from ugallu.evidence.stores.s3_canary import Promise
 from ugallu.evidence.stores.s3_client import TRIES, Encryption, Endpoint, Keys, Parts, S3Client
 from ugallu.settings import Secret
+from ugallu.testing.clock import ManualClock
 from ugallu.testing.contracts.evidence import DAY
 from ugallu.testing.s3 import ACCESS, SECRET, Breaks, FakeS3, Reply, Request, error
 
@@ -50,6 +52,7 @@ async def put(store: S3Store, key: str = "a", content: bytes = b"x") -> None:
     ("breaks", "said"),
     [
         (Breaks(locks=True), "lets a lock be shortened"),
+        (Breaks(bypass=True), "lets a lock be shortened, when asked to pass by its lock"),
         (Breaks(lock_headers=True), "takes lock headers and ignores them"),
         (Breaks(conditions=True), "writes over what was to be created once"),
         (Breaks(encryption=True), "asked to encrypt with AES256, it encrypts with nothing"),
@@ -103,6 +106,66 @@ async def test_an_outage_does_not_unmake_the_proof(fake: FakeS3, store: S3Store)
     with pytest.raises(TransientError):
         await store.prove()
     assert store.lock is Lock.STORE
+
+
+async def test_a_proof_that_cannot_be_renewed_counts_for_some_hours(fake: FakeS3, client: S3Client) -> None:
+    """A service that is busy for canaries alone is believed for a while, and then neither stored to nor called locked."""
+    clock = ManualClock()
+    store = S3Store(client, "evidence", COMPLIANCE, clock)
+    fake.clock = clock
+    await store.prove()
+    fake.fault = lambda request: error(503, "SlowDown", "busy") if "canary" in str(request) else None
+    await clock.advance(2 * RENEW)
+    await put(store, "a")
+    locks = [store.lock]
+    await clock.advance(COUNTS)
+    assert [*locks, store.lock] == [Lock.STORE, Lock.PROCESS]
+    with pytest.raises(TransientError):
+        await put(store, "b")
+    assert "b" not in fake.buckets["evidence"]
+
+
+async def test_a_failed_proof_is_remembered_for_a_while(fake: FakeS3, client: S3Client) -> None:
+    """Puts that come while the bucket is known not to keep its promise leave no canaries; a minute later it is asked again."""
+    clock = ManualClock()
+    fake.clock = clock
+    store = S3Store(client, "evidence", COMPLIANCE, clock)
+    fake.breaks = Breaks(encryption=True)
+    for number in range(20):
+        with pytest.raises(UnprovenError, match="encrypts with nothing"):
+            await put(store, str(number))
+    assert len(fake.buckets["evidence"]) == 1
+    fake.breaks = Breaks()
+    await clock.advance(PAUSE)
+    await put(store)
+
+
+async def test_what_was_put_over_evidence_is_not_evidence(fake: FakeS3, client: S3Client, store: S3Store) -> None:
+    """Reading, holding and extending are about the version that was created, whoever reads, whatever lies over it."""
+    await put(store, content=b"evidence")
+    forged = {"sha256": hashlib.sha256(b"other").hexdigest()}
+    await client.put("evidence", "a", b"other", media_type="text/plain", metadata=forged)
+    until = (fake.clock.now() + 9 * DAY).replace(microsecond=0)
+    for reader in (store, S3Store(client, "evidence", COMPLIANCE, fake.clock)):
+        assert await reader.get("a") == b"evidence"
+        found = await reader.stat("a")
+        assert found is not None
+        assert found.sha256.endswith(hashlib.sha256(b"evidence").hexdigest())
+        await reader.hold("a", on=True)
+        await reader.extend("a", until)
+    evidence, other = fake.buckets["evidence"]["a"]
+    assert (evidence.hold, evidence.until) == (True, until)
+    assert (other.hold, other.until) == (False, None)
+
+
+async def test_an_object_is_called_locked_as_its_own_lock_says(fake: FakeS3, client: S3Client, store: S3Store) -> None:
+    """What was there already under a weaker lock than the bucket has proven keeps that, and is named so."""
+    weaker = S3Store(client, "evidence", Promise("GOVERNANCE"), fake.clock)
+    await put(weaker, "a")
+    stored = await store.put("a", b"x", media_type="text/plain", until=fake.clock.now() + 2 * DAY)
+    assert (store.lock, stored.lock, (await store.read("a"))[0].lock) == (Lock.STORE, Lock.RIGHTS, Lock.RIGHTS)
+    await put(store, "b")
+    assert (await weaker.read("b"))[0].lock is Lock.RIGHTS
 
 
 async def test_old_canaries_are_swept(fake: FakeS3, store: S3Store) -> None:

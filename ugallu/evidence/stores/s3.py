@@ -7,11 +7,14 @@ What is recorded of an object lies with it: its digest in `x-amz-meta-sha256`, i
 
 import datetime as dt
 import hashlib
+import math
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
+import msgspec
 from anyio import to_thread
 
 from ugallu.api.platform import EncryptionMode, ObjectLockMode, WORMBackend, WORMConfigSpec
@@ -37,14 +40,21 @@ from ugallu.evidence.stores.s3_client import (
 )
 from ugallu.settings import Secret
 
+T = TypeVar("T")
+
 RENEW: Final = 3600.0
 """Seconds after which the proof of the lock is renewed."""
+COUNTS: Final = 6 * RENEW
+"""Seconds for which a proof counts that could not be renewed: after that nobody knows what the bucket does."""
+PAUSE: Final = 60.0
+"""Seconds for which a failed proof is believed: each try may leave a locked object behind."""
 DIGEST: Final = "sha256"
 """Name of the metadata that records the digest, as hex."""
 MOST_REMEMBERED: Final = 10_000
-"""Drafts whose versions are remembered; those of others are asked for when they are dropped."""
+"""Drafts, and evidence, whose versions are remembered; those of others are asked for."""
 
 _LOCKS: Final = {"COMPLIANCE": Lock.STORE, "GOVERNANCE": Lock.RIGHTS, "NONE": Lock.PROCESS}
+_WEAKER: Final = (Lock.STORE, Lock.RIGHTS, Lock.PROCESS)
 _ASK: Final = "keep the bucket as it is and find out who changed it"
 
 
@@ -62,7 +72,9 @@ class S3Store:
         self._endpoint = endpoint
         self._proving = anyio.Lock()
         self._proven_at: float | None = None
+        self._failed: tuple[float, UgalluError] | None = None
         self._drafts: OrderedDict[str, list[str]] = OrderedDict()
+        self._evidence: OrderedDict[str, str] = OrderedDict()
 
     @property
     def endpoint(self) -> str:
@@ -72,7 +84,14 @@ class S3Store:
     @property
     def lock(self) -> Lock:
         """Who enforces retention here, once that is proven; nobody but us until then."""
-        return _LOCKS[self._promise.mode] if self._proven_at is not None else Lock.PROCESS
+        return _LOCKS[self._promise.mode] if self._age() < COUNTS else Lock.PROCESS
+
+    def _age(self) -> float:
+        return math.inf if self._proven_at is None else self._clock.monotonic() - self._proven_at
+
+    @property
+    def _locks(self) -> bool:
+        return self._promise.mode != ObjectLockMode.NONE
 
     async def aclose(self) -> None:
         """Let go of connections."""
@@ -81,16 +100,17 @@ class S3Store:
     async def prove(self) -> None:
         """Prove that the bucket keeps its promise; raises `UnprovenError`, and nothing is stored until it does.
 
-        When the proof cannot be made because the service is away, an earlier one still counts.
+        When the proof cannot be made because the service is away, an earlier one still counts for some hours.
         """
         try:
             await prove(self._client, self._bucket, self._prefix, self._promise, self._clock)
         except TransientError:
             raise
-        except UgalluError:
+        except UgalluError as error:
             self._proven_at = None
+            self._failed = (self._clock.monotonic(), error)
             raise
-        self._proven_at = self._clock.monotonic()
+        self._proven_at, self._failed = self._clock.monotonic(), None
 
     def key(self, url: str) -> str:
         """Return the key behind a URL of this bucket."""
@@ -113,10 +133,10 @@ class S3Store:
         await self._be_proven()
         digest, until = hashlib.sha256(content).hexdigest(), _whole(until)
         # Where nothing is locked the date is recorded beside the digest, for ourselves.
-        locked = self._promise.mode != ObjectLockMode.NONE
+        locked = self._locks
         metadata = {DIGEST: digest} if locked else {DIGEST: digest, _UNTIL: until.isoformat()}
         try:
-            await self._client.put(
+            version = await self._client.put(
                 self._bucket,
                 self._prefix + key,
                 content,
@@ -128,6 +148,7 @@ class S3Store:
             )
         except Exists:
             return await self._same(key, digest, len(content), until)
+        self._remember(key, version)
         return self._stored(key, Found("", len(content), media_type, metadata, Lasting(self._promise.mode, until)))
 
     async def get(self, key: str) -> bytes:
@@ -138,18 +159,15 @@ class S3Store:
         """Return what is recorded now, lock included, and the content; see `EvidenceStore`."""
         key, part = split(key)
         check_key(key)
-        try:
-            found, content = await self._client.get(self._bucket, self._prefix + key)
-        except Missing as error:
-            version = await self._first(key)
-            if not version:
-                raise PermanentError("nothing is stored here", where=self._where(key)) from error
-            found, content = await self._client.get(self._bucket, self._prefix + key, version)
+        got = await self._asked(key, self._client.get)
+        if got is None:
+            raise PermanentError("nothing is stored here", where=self._where(key))
+        found, content = got
         if found.metadata.get(DIGEST) != hashlib.sha256(content).hexdigest():
             raise IntegrityError("the content is not what was recorded", where=self._where(key), fix=_ASK)
-        if found.lasting is None and self._promise.mode != ObjectLockMode.NONE and not key.startswith(STAGING):
+        if found.lasting is None and self._locks and not key.startswith(STAGING):
             # Some services show a lock to HEAD alone.
-            found = await self._client.head(self._bucket, self._prefix + key, found.version)
+            found = await self._seen(self._bucket, self._prefix + key, found.version)
         stored = self._stored(key, found)
         return (stored, content) if part is None else part.of(stored, content)
 
@@ -174,7 +192,7 @@ class S3Store:
         found = await self._kept(key)
         if found.held is not on:
             await self._client.hold(self._bucket, self._prefix + key, found.version, on=on)
-            found = await self._client.head(self._bucket, self._prefix + key, found.version)
+            found = await self._seen(self._bucket, self._prefix + key, found.version)
             if found.held is not on:
                 raise UnprovenError("the store takes legal holds and ignores them", where=self._where(key))
         return self._stored(key, found)
@@ -192,18 +210,23 @@ class S3Store:
             if stored.until is not None and stored.until > self._clock.now():
                 raise RefusedError(f"kept until {stored.until.isoformat()}", where=self._where(key))
             await self._client.remove(self._bucket, self._prefix + key, found.version)
+            self._evidence.pop(key, None)
         await self._remove_versions(key)
 
     async def _be_proven(self) -> None:
         async with self._proving:
-            if self._proven_at is None:
+            age = self._age()
+            if age <= RENEW:
+                return
+            if self._failed is not None and self._clock.monotonic() - self._failed[0] < PAUSE:
+                raise self._failed[1]
+            try:
                 await self.prove()
-            elif self._clock.monotonic() - self._proven_at > RENEW:
-                try:
-                    await self.prove()
-                except TransientError:
-                    # The put that follows will say so, or not: locks do not come off while a service is busy.
-                    return
+            except TransientError:
+                # The put that follows will say so, or not: locks do not come off while a service is busy. But one that
+                # is busy for canaries alone, and for hours, is not believed.
+                if age > COUNTS:
+                    raise
 
     async def _stage(self, key: str, content: bytes, media_type: str) -> Stored:
         digest = hashlib.sha256(content).hexdigest()
@@ -235,6 +258,46 @@ class S3Store:
             if version.key == self._prefix + key:
                 await self._client.remove(self._bucket, version.key, version.id)
 
+    def _remember(self, key: str, version: str) -> None:
+        if version and self._locks:
+            self._evidence[key] = version
+            if len(self._evidence) > MOST_REMEMBERED:
+                self._evidence.popitem(last=False)
+
+    async def _asked(self, key: str, ask: Callable[[str, str, str], Awaitable[T]]) -> T | None:
+        """Return what the service says of the version of a key that is the evidence, None if there is nothing.
+
+        That is the first one, which was created: whoever may write can put another over it, with metadata as he likes,
+        and a marker over that. Where nothing is locked there may be one version only.
+        """
+        name = self._prefix + key
+        if not self._locks or key.startswith(STAGING):
+            try:
+                return await ask(self._bucket, name, "")
+            except Missing:
+                first = await self._first(key)
+                return await ask(self._bucket, name, first) if first else None
+        known = self._evidence.get(key, "")
+        version = known or await self._first(key)
+        if not version:
+            return None
+        try:
+            found = await ask(self._bucket, name, version)
+        except Missing:
+            # Another process dropped it, once its retention had ended.
+            self._evidence.pop(key, None)
+            return await self._asked(key, ask) if known else None
+        self._remember(key, version)
+        return found
+
+    async def _seen(self, bucket: str, name: str, version: str) -> Found:
+        """Return what is said of a version; some services show the lock of an older one when asked for that alone."""
+        found = await self._client.head(bucket, name, version)
+        if found.lasting is not None or not version or not self._locks or name.startswith(self._prefix + STAGING):
+            return found
+        lasting, held = await self._client.locked(bucket, name, version)
+        return msgspec.structs.replace(found, lasting=lasting, held=found.held or held)
+
     async def _first(self, key: str) -> str:
         """Return the first version of a key, empty if there is none: evidence lies below what came after it."""
         oldest = ""
@@ -244,11 +307,7 @@ class S3Store:
         return oldest
 
     async def _head(self, key: str) -> Found | None:
-        try:
-            return await self._client.head(self._bucket, self._prefix + key)
-        except Missing:
-            version = await self._first(key)
-            return await self._client.head(self._bucket, self._prefix + key, version) if version else None
+        return await self._asked(key, self._seen)
 
     async def _kept(self, key: str) -> Found:
         check_key(key)
@@ -257,7 +316,7 @@ class S3Store:
         found = await self._head(key)
         if found is None:
             raise PermanentError("nothing is stored here", where=self._where(key))
-        if self._promise.mode == ObjectLockMode.NONE:
+        if not self._locks:
             raise RefusedError("nothing is locked here", where=self._where(key), fix="set spec.objectLockMode")
         return found
 
@@ -268,22 +327,24 @@ class S3Store:
             raise TransientError("taken when it was to be created, and gone since", where=self._where(key))
         if (found.metadata.get(DIGEST), found.size) != (digest, size):
             raise IntegrityError("the key already holds other content", where=self._where(key), fix=_ASK)
-        if self._promise.mode != ObjectLockMode.NONE:
+        if self._locks:
             found = await self._extended(key, found, until)
         return self._stored(key, found)
 
     async def _extended(self, key: str, found: Found, until: dt.datetime) -> Found:
         if found.lasting is not None and found.lasting.until >= until:
             return found
-        await self._client.retain(self._bucket, self._prefix + key, found.version, Lasting(self._promise.mode, until))
-        found = await self._client.head(self._bucket, self._prefix + key, found.version)
+        # In its own mode: services refuse to change that, and `lock` tells which it is.
+        mode = found.lasting.mode if found.lasting is not None else self._promise.mode
+        await self._client.retain(self._bucket, self._prefix + key, found.version, Lasting(mode, until))
+        found = await self._seen(self._bucket, self._prefix + key, found.version)
         if found.lasting is None or found.lasting.until < until:
             raise UnprovenError("the store says that it extends a lock, and does not", where=self._where(key))
         return found
 
     def _stored(self, key: str, found: Found) -> Stored:
         until = found.lasting.until if found.lasting is not None else None
-        if self._promise.mode == ObjectLockMode.NONE and _UNTIL in found.metadata:
+        if not self._locks and _UNTIL in found.metadata:
             until = _moment(found.metadata[_UNTIL], self._where(key))
         return Stored(
             url=f"s3://{self._bucket}/{self._prefix}{key}",
@@ -291,9 +352,15 @@ class S3Store:
             size=found.size,
             media_type=found.media_type,
             until=until,
-            lock=self.lock if found.lasting is not None else Lock.PROCESS,
+            lock=self._lock_of(found.lasting),
             held=found.held,
         )
+
+    def _lock_of(self, lasting: Lasting | None) -> Lock:
+        """Return who keeps one object: what its own lock says, and no more than what the bucket has proven."""
+        if lasting is None:
+            return Lock.PROCESS
+        return max(self.lock, _LOCKS.get(lasting.mode, Lock.PROCESS), key=_WEAKER.index)
 
     def _where(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{key}"

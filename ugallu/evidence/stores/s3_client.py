@@ -205,10 +205,13 @@ class S3Client:
 
         return await self._tried(key, read)
 
-    async def remove(self, bucket: str, key: str, version: str = "") -> None:
-        """Remove a version for good, or the key where nothing is versioned; a missing one is no error."""
+    async def remove(self, bucket: str, key: str, version: str = "", *, bypass: bool = False) -> None:
+        """Remove a version for good, or the key where nothing is versioned; a missing one is no error.
+
+        `bypass` asks to pass by a lock, as GOVERNANCE allows to some.
+        """
         try:
-            await self._call("delete_object", key, Bucket=bucket, Key=key, **_at(version))
+            await self._call("delete_object", key, Bucket=bucket, Key=key, **_at(version), **_passing(bypass=bypass))
         except Missing:
             return
         except PermanentError as error:
@@ -216,15 +219,28 @@ class S3Client:
                 raise RefusedError(error.what, where=error.where) from error
             raise
 
-    async def retain(self, bucket: str, key: str, version: str, lasting: Lasting) -> None:
-        """Set the lock of a version anew; the service refuses to shorten it."""
-        retention = {"Mode": lasting.mode, "RetainUntilDate": lasting.until}
-        await self._call("put_object_retention", key, Bucket=bucket, Key=key, Retention=retention, **_at(version))
+    async def retain(self, bucket: str, key: str, version: str, lasting: Lasting, *, bypass: bool = False) -> None:
+        """Set the lock of a version anew; the service refuses to shorten it. `bypass` as of `remove`."""
+        about = {"Retention": {"Mode": lasting.mode, "RetainUntilDate": lasting.until}, **_passing(bypass=bypass)}
+        await self._call("put_object_retention", key, Bucket=bucket, Key=key, **about, **_at(version))
 
     async def hold(self, bucket: str, key: str, version: str, *, on: bool) -> None:
         """Put a version under legal hold, or lift it."""
         status = {"Status": "ON" if on else "OFF"}
         await self._call("put_object_legal_hold", key, Bucket=bucket, Key=key, LegalHold=status, **_at(version))
+
+    async def locked(self, bucket: str, key: str, version: str) -> tuple[Lasting | None, bool]:
+        """Return the lock of a version, None for none, and whether it is under legal hold."""
+        at = {"Bucket": bucket, "Key": key, **_at(version)}
+        lasting, held = None, False
+        with suppress(Missing):
+            raw = (await self._call("get_object_retention", key, **at)).get("Retention", {})
+            if "RetainUntilDate" in raw:
+                lasting = Lasting(raw.get("Mode", ""), raw["RetainUntilDate"].astimezone(dt.UTC))
+        with suppress(Missing):
+            raw = (await self._call("get_object_legal_hold", key, **at)).get("LegalHold", {})
+            held = raw.get("Status") == "ON"
+        return lasting, held
 
     async def versions(self, bucket: str, prefix: str) -> AsyncIterator[Version]:
         """Yield all versions and markers below a prefix, newest first within a key, page after page."""
@@ -386,6 +402,7 @@ _MISSING: Final = frozenset(
     {
         "404",  # of a HEAD, whose answers have no body
         "NoSuchKey",
+        "NoSuchObjectLockConfiguration",
         "NoSuchUpload",
         "NoSuchVersion",
         "ObjectLockConfigurationNotFoundError",
@@ -444,6 +461,10 @@ def _first_line(error: Exception) -> str:
 
 def _at(version: str) -> dict[str, str]:
     return {"VersionId": version} if version else {}
+
+
+def _passing(*, bypass: bool) -> dict[str, bool]:
+    return {"BypassGovernanceRetention": True} if bypass else {}
 
 
 def _checksum(content: bytes) -> str:

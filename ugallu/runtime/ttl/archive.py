@@ -30,10 +30,13 @@ class Archive:
             key = key_of(item, cluster_id, content, again=True)
         # The store counts in whole seconds, and may round down.
         until = self._until(self._clock.now())
-        stored = await self._store.put(key, content, media_type=MEDIA_TYPE, until=until)
+        await self._store.put(key, content, media_type=MEDIA_TYPE, until=until)
+        # What a put answers may be what was asked for, not what is kept.
+        stored, kept = await self._store.read(key)
+        if kept != content:
+            raise IntegrityError("the store does not hold this object as it is", where=key)
         if stored.until is None or stored.until < until - dt.timedelta(seconds=1):
             raise IntegrityError("the store keeps it for less long than asked", where=key)
-        await self.compare(key, item)
         return key
 
     async def compare(self, key: str, item: Whole) -> None:
@@ -41,20 +44,32 @@ class Archive:
         if await self._store.get(key) != snapshot(item):
             raise IntegrityError("the store does not hold this object as it is", where=key)
 
-    async def keep(self, keys: Iterable[str], seconds: float) -> None:
-        """Have these kept for so long at least: evidence outlives what it proves."""
-        until = self._clock.now() + dt.timedelta(seconds=seconds)
+    async def keep(self, keys: Iterable[str], *, least: dt.timedelta, until: dt.datetime | None = None) -> None:
+        """Have these kept for so long at least, those that are not until a date: evidence outlives what it proves.
+
+        Raises `IntegrityError` where the store keeps one for less long all the same.
+        """
+        soonest = self._clock.now() + least
+        until = soonest if until is None else until
         for key in keys:
             there = await self._store.stat(key)
-            if there is not None and (there.until is None or there.until < until):
-                await self._store.extend(key, until)
+            if there is not None and (there.until is None or there.until < soonest):
+                there = await self._store.extend(key, until)
+                if there.until is None or there.until < until - dt.timedelta(seconds=1):
+                    raise IntegrityError("the store keeps it for less long than asked", where=key)
 
-    async def hold(self, keys: Iterable[str], *, on: bool) -> None:
-        """Put keys under legal hold, or lift it; what is not there cannot be held, and is no error."""
+    async def hold(self, keys: Iterable[str], *, on: bool) -> int:
+        """Put keys under legal hold, or lift it, and return for how many that was news to the store.
+
+        What is not there cannot be held, and is no error.
+        """
+        changed = 0
         for key in keys:
             there = await self._store.stat(key)
             if there is not None and there.held is not on:
                 await self._store.hold(key, on=on)
+                changed += 1
+        return changed
 
     def key(self, url: str) -> str:
         """Return the key behind a URL, empty for one of another store."""

@@ -11,7 +11,7 @@ from ugallu.api.bundle import AttestationBundle
 from ugallu.api.event import EventPhase, SecurityEvent
 from ugallu.api.meta import Condition, Resource, utc_seconds, with_condition
 from ugallu.cluster.port import ForbiddenError, Key, NotFoundError, OutdatedError, Preconditions, UnavailableError
-from ugallu.errors import ConflictError, UgalluError
+from ugallu.errors import ConflictError, TransientError, UgalluError
 from ugallu.evidence.canonical import digest
 from ugallu.evidence.copies import Entry
 from ugallu.evidence.ports import IntegrityError
@@ -48,11 +48,18 @@ class Collect:
             return None
         await self._desk.families.synced()
         held = self._desk.families.held_by(item)
-        await self._desk.hold_in_store(item, on=bool(held))
         if await self._note_parent(item):
             return After(SOON)
         verdict = self._judge(item, held)
         self._count_overdue(item, over=not isinstance(verdict, Keep))
+        try:
+            await self._desk.hold_in_store(item, on=bool(held))
+            if isinstance(verdict, Keep | Stay):
+                await self._desk.keep_in_store(item)
+        except (ConflictError, UnavailableError, ForbiddenError):
+            raise
+        except UgalluError as error:
+            return await self._not_kept(item, Reason.HOLD_FAILED if held else Reason.ARCHIVE_FAILED, error)
         if isinstance(verdict, Keep):
             await self._clear(item)
             return After(self._until_parted(item) if verdict.until is None else self._pause(verdict.until))
@@ -131,6 +138,20 @@ class Collect:
             self._count_stay(verdict.reason)
             await self._desk.annotate(item, {notes.REASON: verdict.text})
         return After(RELOOK if verdict.until is None else self._pause(verdict.until))
+
+    async def _not_kept(self, item: Resource, reason: Reason, error: UgalluError) -> After:
+        """Say on an object that the store does not hold or keep its evidence; nothing happens to it before that does.
+
+        What may pass by itself is told of when it is there at the next look.
+        """
+        self._count_failure("hold" if reason is Reason.HOLD_FAILED else "precondition")
+        self._count_stay(reason)
+        before, text = notes.read(item.metadata.annotations).reason, Stay(reason, str(error)).text[:1024]
+        if before != text:
+            await self._desk.annotate(item, {notes.REASON: text})
+        if not isinstance(error, TransientError) or before.startswith(reason.value):
+            await self._escalate(item, reason, str(error))
+        return After(min(RELOOK, self._desk.windows.delay(1)))
 
     async def _in_vain(self, item: Resource, reason: Reason, why: str) -> After:
         desk = self._desk
@@ -211,7 +232,7 @@ class Collect:
             stage = "snapshot"
             if not await self._still_copied(seen, safe):
                 return After(SOON)
-            await safe.archive.keep(keys, desk.windows.grace)
+            await safe.archive.keep(keys | self._copy_of(seen), least=dt.timedelta(seconds=desk.windows.grace))
             stage = "delete"
             return await self._delete(fresh, seen, safe)
         except (ConflictError, UnavailableError, ForbiddenError):
@@ -274,6 +295,9 @@ class Collect:
             return False
         await safe.archive.compare(key, seen)
         return safe.chain.lists(self._entry(seen, key))
+
+    def _copy_of(self, seen: Whole) -> set[str]:
+        return {notes.read(seen.metadata.annotations).snapshot} - {""} if self._desk.windows.snapshots else set()
 
     async def _delete(self, fresh: Resource, seen: Whole, safe: Safe) -> After | None:
         desk = self._desk

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 from ugallu.api.bundle import AttestationBundle, BundlePhase
 from ugallu.api.meta import Resource
@@ -31,6 +32,9 @@ class Safe:
     archive: Archive
     chain: Chain
 
+
+AHEAD: Final = dt.timedelta(days=7)
+"""How long before its end the lock of evidence that is still needed is renewed; no class is kept for under 14 days."""
 
 Tell = Callable[[str, Reason, str], Awaitable[None]]
 """Says that objects of a kind cannot go, for a reason, with the words of one of them."""
@@ -83,21 +87,41 @@ class Desk:
         return (moment - self.now().line).total_seconds()
 
     async def hold_in_store(self, item: Resource, *, on: bool) -> None:
-        """Have the blobs of a family held in the store exactly while one of the family is under legal hold."""
+        """Have the blobs of a family held in the store exactly while one of the family is under legal hold.
+
+        Whether they are is asked of the store, at each look: what a bundle says of it anybody may have written.
+        """
         if self.safe.vault.missing or not isinstance(item, Event | Response | Bundle):
             return
         for member in tuple(self.families.members(item)):
             if not isinstance(member, Bundle) or member.status.phase is not BundlePhase.SEALED:
                 continue
-            if _is_held(member) is not on:
+            if on or _is_held(member):
                 await self._hold(self.safe, member, on=on)
+
+    async def keep_in_store(self, item: Resource) -> None:
+        """Have a bundle's evidence locked as long as what is sealed now, once its own lock is about to end.
+
+        A lock begins with the seal, and what it proves may stay longer: by its window, a hold, or a try in vain.
+        """
+        if self.safe.vault.missing or not isinstance(item, Bundle) or item.status.phase is not BundlePhase.SEALED:
+            return
+        now = self.now().low
+        until = self.safe.vault.until(now)
+        if item.status.sealed_at is None or now < item.status.sealed_at + (until - now) - AHEAD:
+            return
+        try:
+            bundle = await self.cluster.get(AttestationBundle, item.metadata.name)
+        except NotFoundError:
+            return
+        await self.safe.archive.keep(sorted(keys_of(self.safe.vault, bundle)), least=AHEAD, until=until)
 
     async def _hold(self, safe: Safe, mark: Bundle, *, on: bool) -> None:
         try:
             bundle = await self.cluster.get(AttestationBundle, mark.metadata.name)
         except NotFoundError:
             return
-        others = [other for other in self.families.sharing(mark) if _is_held(other)]
+        others = [other for other in self.families.sharing(mark) if self.families.held_by(other)]
         # What was sealed together stays held as long as one of them is.
         keys = set() if others and not on else set(keys_of(safe.vault, bundle))
         keys.add(bundle.metadata.annotations.get(notes.PARENT_SNAPSHOT, ""))
@@ -105,9 +129,11 @@ class Desk:
             keys.add(member.metadata.annotations.get(notes.SNAPSHOT, ""))
             if isinstance(member, Event | Response):
                 keys |= {safe.archive.key(url) for url in await self._evidence_of(member)}
-        await safe.archive.hold(sorted(keys - {""}), on=on)
-        await self.annotate(bundle, {notes.STORE_HELD: "true" if on else None})
-        self.log.info("legal hold in the store", bundle=bundle.metadata.name, on=on, blobs=len(keys - {""}))
+        blobs = await safe.archive.hold(sorted(keys - {""}), on=on)
+        if _is_held(mark) is not on:
+            await self.annotate(bundle, {notes.STORE_HELD: "true" if on else None})
+        if blobs or _is_held(mark) is not on:
+            self.log.info("legal hold in the store", bundle=bundle.metadata.name, on=on, blobs=blobs)
 
     async def _evidence_of(self, member: Event | Response) -> list[str]:
         """Return the URLs of the blobs that an event or a response refers to: snapshots of forensics."""

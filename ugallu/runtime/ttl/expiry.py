@@ -23,6 +23,8 @@ class Reason(enum.StrEnum):
 
     HELD = "Held"
     """It, or another one of its family, is under legal hold."""
+    HOLD_FAILED = "HoldFailed"
+    """The store does not take the legal hold of its family, or does not lift it."""
     POSTPONED = "Postponed"
     """Somebody wrote until when it is to stay, or a try in vain did."""
     UNFINISHED = "Unfinished"
