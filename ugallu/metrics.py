@@ -63,6 +63,7 @@ CATALOGUE: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "ugallu_audit_bus_connected": ("gauge", "1 while an event bus is read.", ("source",)),
     "ugallu_audit_duplicate_total": ("counter", "Audit events that had come before.", ()),
     "ugallu_audit_source_lag_bytes": ("gauge", "Bytes of audit log not yet read.", ("source",)),
+    "ugallu_audit_source_lag_seconds": ("gauge", "How old the newest event was when it was read.", ("source",)),
     "ugallu_audit_last_event_timestamp_seconds": ("gauge", "Time of the newest audit event.", ("source",)),
     "ugallu_audit_events_total": ("counter", "Audit events that the rules saw, by audit level.", ("level",)),
     "ugallu_audit_truncated_total": ("counter", "Audit events whose bodies the API server cut.", ()),

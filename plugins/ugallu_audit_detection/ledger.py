@@ -1,12 +1,14 @@
 """The loss ledger: what came in and what became of it, kept hour by hour, shown as metrics, told once a day.
 
+A source that brings much that is no event is told at once.
+
 received = parsed + rejected + duplicate        by source
 matched  = emitted + folded + dropped + pending
 """
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,7 @@ import anyio
 import msgspec
 
 from ugallu.sdk import (
+    CATALOGUE,
     Accounts,
     Clock,
     ClusterIdentity,
@@ -39,6 +42,12 @@ LOOK: Final = 30.0
 """Seconds between two looks at the books."""
 SHOWN: Final = 8
 """Sources of which the event tells each one's books."""
+UNREADABLE: Final = 0.01
+"""The part of what a source brings that may be no event before somebody is told."""
+ENOUGH: Final = 100
+"""Events of one source that such a part can be told of before the window is over."""
+WINDOW: Final = 600.0
+"""Seconds over which it is told, and not told again."""
 
 
 def signals_of(day: hours.Day, instance: str) -> dict[str, str]:
@@ -53,6 +62,32 @@ def signals_of(day: hours.Day, instance: str) -> dict[str, str]:
         counts = day.sources[name]
         told[f"source.{name}"[:63]] = ", ".join(f"{what} {counts[what]}" for what in counts)
     return told
+
+
+class Unreadable:
+    """What is no event of what sources bring: of each that has too much of it, once a window."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._base: dict[str, tuple[int, int]] = {}
+        self._told: set[str] = set()
+
+    def look(self, sources: Mapping[str, Mapping[str, int]], now: float) -> list[tuple[str, int, int]]:
+        """Return source, rejected and received, both since the window began, of those to tell now."""
+        counts = {name: (books.get("rejected", 0), books.get("received", 0)) for name, books in sources.items()}
+        if self._since is None:
+            self._since, self._base = now, counts
+        over = now - self._since >= WINDOW
+        found = []
+        for name, (rejected, received) in sorted(counts.items()):
+            before = self._base.get(name, (0, 0))
+            bad, all_ = rejected - before[0], received - before[1]
+            if bad > UNREADABLE * all_ and (over or all_ >= ENOUGH) and name not in self._told:
+                self._told.add(name)
+                found.append((name, bad, all_))
+        if over:
+            self._since, self._base, self._told = now, counts, set()
+        return found
 
 
 class Ledger:
@@ -78,6 +113,7 @@ class Ledger:
         self._metrics = metrics
         self._identity = identity
         self._instance = instance
+        self._unreadable = Unreadable()
 
     async def run(self) -> None:
         """Look every half minute until cancelled; raises `PermanentError` for a file that is no ledger."""
@@ -97,8 +133,25 @@ class Ledger:
             kept = msgspec.structs.replace(kept, told=day.day)
         if kept != before:
             await anyio.to_thread.run_sync(write_durably, self._path, msgspec.json.encode(kept))
+        if found := self._unreadable.look(accounts.sources, self._clock.monotonic()):
+            await self._emitter.submit([self._no_events(*each) for each in found])
         self._publish(accounts)
         return kept
+
+    def _no_events(self, source: str, rejected: int, received: int) -> Finding:
+        return Finding(
+            type=CATALOGUE["SourceRateLimited"],
+            about=self._identity.subject,
+            key=f"unreadable {self._instance} {source}",
+            signals={
+                "reason": "unreadable",
+                "source": source,
+                "dropped": str(rejected),
+                "received": str(received),
+                "instance": self._instance,
+            },
+            detected_at=self._clock.now(),
+        )
 
     def _publish(self, accounts: Accounts) -> None:
         for source, counts in accounts.sources.items():

@@ -388,6 +388,8 @@ class AuditFile:
         if held:
             newest = held[-1].seen_at.timestamp()
             self._metrics.gauge("ugallu_audit_last_event_timestamp_seconds", newest, source=self.name)
+            late = max(0.0, self._clock.now().timestamp() - newest)
+            self._metrics.gauge("ugallu_audit_source_lag_seconds", late, source=self.name)
         await self._publish(Batch(self.name, first, held, resume, counts))
         await anyio.lowlevel.checkpoint()
 

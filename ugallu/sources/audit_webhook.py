@@ -242,6 +242,8 @@ class AuditWebhook:
         if held:
             newest = held[-1].seen_at.timestamp()
             self._metrics.gauge("ugallu_audit_last_event_timestamp_seconds", newest, source=self.name)
+            late = max(0.0, self._clock.now().timestamp() - newest)
+            self._metrics.gauge("ugallu_audit_source_lag_seconds", late, source=self.name)
         self._metrics.gauge("ugallu_audit_source_lag_bytes", self._spool.behind(place.seq), source=self.name)
 
     async def _release(self, spool: Spool, seen: Seen) -> None:

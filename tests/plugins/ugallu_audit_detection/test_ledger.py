@@ -1,7 +1,7 @@
 """The loss ledger at work: rows on disk, metrics, and one event a day."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from ugallu.settings import AuditSettings, Settings
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.cluster import memory_cluster
 from ugallu.testing.harness import running
-from ugallu_audit_detection.ledger import CLOSED, Ledger
+from ugallu_audit_detection.ledger import CLOSED, Ledger, Unreadable
 from ugallu_audit_detection.operator import AuditDetection
 
 
@@ -31,11 +31,15 @@ class Told:
 
 
 def ledger(
-    tmp_path: Path, clock: ManualClock, accounts: Accounts, told: Told, metrics: Metrics | None = None
+    tmp_path: Path,
+    clock: ManualClock,
+    accounts: Accounts | Callable[[], Accounts],
+    told: Told,
+    metrics: Metrics | None = None,
 ) -> Ledger:
     return Ledger(
         tmp_path / hours.FILE,
-        lambda: accounts,
+        accounts if callable(accounts) else lambda: accounts,
         emitter=told,  # type: ignore[arg-type]
         clock=clock,
         metrics=metrics or Metrics(),
@@ -68,6 +72,40 @@ async def test_a_day_is_told_once_with_everything_that_was_lost(tmp_path: Path) 
     assert finding.detected_at == dt.datetime.fromisoformat(finding.signals["ledger.day"]).replace(
         tzinfo=dt.UTC
     ) + dt.timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "told_of"),
+    [
+        ([(1000, 10), (2000, 21)], ["11 of 1000"]),
+        ([(1000, 10), (2000, 20)], []),
+        ([(1000, 10), (1005, 13)], []),
+        ([(0, 0), (200, 3), (400, 6)], ["3 of 200"]),
+    ],
+    ids=["more than a hundredth", "a hundredth", "too few to say", "once a window"],
+)
+async def test_lines_that_are_no_events_are_told(
+    tmp_path: Path, counts: list[tuple[int, int]], told_of: list[str]
+) -> None:
+    """More than one in a hundred since the window began: an event that names the source; what was before it is history."""
+    clock, told = ManualClock(), Told()
+    books = [Accounts(Totals(), {"audit-file": {"received": all_, "rejected": bad}}) for all_, bad in counts]
+    turn = iter(books)
+    watched = ledger(tmp_path, clock, lambda: next(turn), told)
+    kept = hours.Kept()
+    for _ in books:
+        kept = await watched.look(kept)
+        await clock.advance(30)
+    assert [f"{each.signals['dropped']} of {each.signals['received']}" for each in told.findings] == told_of
+    assert {each.signals["source"] for each in told.findings} <= {"audit-file"}
+
+
+async def test_few_lines_are_judged_when_the_window_is_over(tmp_path: Path) -> None:
+    """A quiet source is not judged by its first line, and not for ever either."""
+    told, looks = [], Unreadable()
+    for second, bad, all_ in ((0, 0, 0), (30, 1, 1), (599, 1, 20), (600, 1, 20), (630, 1, 20), (1200, 1, 30)):
+        told += [(second, *each) for each in looks.look({"quiet": {"received": all_, "rejected": bad}}, float(second))]
+    assert told == [(600, "quiet", 1, 20)]
 
 
 async def test_the_books_are_metrics(tmp_path: Path) -> None:

@@ -330,12 +330,14 @@ async def test_a_huge_line_arrives_slowly(log: Log) -> None:
 
 
 async def test_lag(log: Log) -> None:
-    """The gauge says how many bytes are not read yet, 0 when all are."""
+    """Gauges say how many bytes are not read yet, 0 when all are, and how old the newest event was when it was read."""
     log.write(5)
     source = log.source(from_start=True)
     async with sourcing(source, log.heard):
         await log.look()
         assert log.metrics.value("ugallu_audit_source_lag_bytes", source=source.name) == 0
+        late = log.clock.now().timestamp() - log.heard.batches[-1].observations[-1].seen_at.timestamp()
+        assert 0 < log.metrics.value("ugallu_audit_source_lag_seconds", source=source.name) <= late
         with log.path.open("ab") as file:
             file.write(b"x" * 77)
         await log.look()
