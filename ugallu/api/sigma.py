@@ -28,6 +28,8 @@ class GlobMatch(Wire, frozen=True, kw_only=True):
     """The number is smaller."""
     ignore_case: bool = False
     """Letter case does not matter."""
+    as_path: bool = False
+    """The value is a path: it is compared without `//`, `/./`, `..` and a slash at its end."""
 
 
 class SameElement(Wire, frozen=True, kw_only=True):
@@ -142,6 +144,10 @@ class SigmaMatchLeaf(Wire, frozen=True, kw_only=True):
     """What the authorizer said; by the code where it said nothing."""
     request_uri_glob: tuple[str, ...] | None = msgspec.field(default=None, name="requestURIGlob")
     """URI, raw or decoded, matches one glob."""
+    request_path_re: tuple[str, ...] | None = None
+    """Regular expressions (RE2) on the path of the URI, decoded and without `//`, `/./` and `..`; one is enough."""
+    query: dict[str, tuple[str, ...]] | None = None
+    """For every key: such a parameter of the URI is given, and its first value matches one glob, if there are any."""
     user_agent_glob: tuple[str, ...] | None = None
     """User agent matches one glob."""
     source_ips: tuple[str, ...] | None = None
@@ -160,6 +166,8 @@ class SigmaMatchLeaf(Wire, frozen=True, kw_only=True):
     """Conditions that one element of an array meets together."""
     dry_run: bool | None = None
     """Whether the request was a dry run."""
+    body_known: bool | None = None
+    """Whether the event has a body: none has at level Metadata, nor where the API server cut it off."""
     previous: tuple[GlobMatch, ...] | None = None
     """All pairs must hold on the object as it was before the request."""
     changed: tuple[str, ...] | None = None

@@ -10,10 +10,13 @@ import base64
 import datetime as dt
 import ipaddress
 import json
+import posixpath
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote, unquote_plus
+
+from cryptography import x509
 
 Event = dict[str, Any]
 Json = Any
@@ -246,7 +249,36 @@ def aliased(event: Event, path: str, body: Json) -> list[Json]:
         return [] if spec is None else native_path(path[4:], spec)
     if path.startswith("$ctr"):
         return native_path(path[4:], containers(pod(event, body)))
+    if path.startswith("$csr"):
+        return native_path(path[4:], asked_for(body))
     return native_path(path[1:], body)
+
+
+def asked_for(body: Json) -> Json:
+    """The subject of a certificate request, by the attributes' dotted numbers."""
+    requests = native_path(".spec.request", body)
+    if not requests or not isinstance(requests[0], str) or not requests[0]:
+        return None
+    try:
+        found = x509.load_pem_x509_csr(base64.b64decode(requests[0])).subject
+    except (ValueError, TypeError):
+        return {"unreadable": True}
+    parts = [(each.oid.dotted_string, str(each.value)) for each in found]
+    named = [value for oid, value in parts if oid == "2.5.4.3"]
+    return {"commonName": ["", *named][-1], "organizations": [value for oid, value in parts if oid == "2.5.4.10"]}
+
+
+def tidied(path: str) -> str:
+    """A path without empty steps and steps back."""
+    plain = posixpath.normpath(path)
+    return "/" + plain.lstrip("/") if path.startswith("/") else "" if plain == "." else plain
+
+
+def parameters(uri: str) -> list[tuple[str, str]]:
+    """The query, without the pairs that Go passes over."""
+    pairs = [pair for pair in uri.partition("?")[2].split("&") if pair and ";" not in pair]
+    sound = [pair for pair in pairs if not re.search("%(?![0-9A-Fa-f][0-9A-Fa-f])", pair)]
+    return [(unquote_plus(pair.split("=", 1)[0]), unquote_plus("".join(pair.split("=", 1)[1:]))) for pair in sound]
 
 
 # ------------------------------------------------------------------------------------------------------ native grammar
@@ -306,6 +338,11 @@ def leaf_conditions(leaf_: dict[str, Any], event: Event) -> Any:
         yield decided == leaf_["decision"]
     uri = event.get("requestURI", "")
     yield like(leaf_.get("requestURIGlob"), [uri, unquote(uri), unquote_plus(uri)])
+    if leaf_.get("requestPathRe"):
+        yield any(re.search(each, tidied(unquote(uri.partition("?")[0]))) for each in leaf_["requestPathRe"])
+    for key, patterns in leaf_.get("query", {}).items():
+        values = [value for name, value in parameters(uri) if name == key][:1]
+        yield bool(values) and (not patterns or like(patterns, values))
     yield like(leaf_.get("userAgentGlob"), [event.get("userAgent", "")])
     if leaf_.get("sourceIPs"):
         hops = source_ips(event)
@@ -319,6 +356,8 @@ def leaf_conditions(leaf_: dict[str, Any], event: Event) -> Any:
         )
     if "dryRun" in leaf_:
         yield dry_run(event) == leaf_["dryRun"]
+    if "bodyKnown" in leaf_:
+        yield ("requestObject" in event or "responseObject" in event) == leaf_["bodyKnown"]
     object_, whole = effective(event)
     unknown = truncated(event)
     for name, body in (
@@ -728,6 +767,7 @@ def dry_run(event: Event) -> bool:
 
 
 def glob_match(entry: dict[str, Any], value: Json) -> bool:
+    value = tidied(text(value)) if entry.get("asPath") else value
     ignore = entry.get("ignoreCase", False)
     ways = [native_glob(pattern, value, ignore_case=ignore) for pattern in entry.get("patterns", [])]
     ways += [re.search(each, text(value), re.IGNORECASE if ignore else 0) is not None for each in entry.get("re", [])]

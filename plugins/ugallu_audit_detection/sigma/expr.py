@@ -16,7 +16,7 @@ import msgspec
 from ugallu_audit_detection.sigma.keywords import any_keyword, any_text
 from ugallu_audit_detection.sigma.pattern import Network, Pattern, TextTest, any_network, any_pattern, any_regex
 from ugallu_audit_detection.sigma.questions import Asked
-from ugallu_audit_detection.sigma.values import number_of, text_of
+from ugallu_audit_detection.sigma.values import number_of, text_of, tidy
 from ugallu_audit_detection.sigma.view import Clues, RecordView
 
 Holds = Callable[[RecordView], bool]
@@ -189,6 +189,15 @@ class Both(msgspec.Struct, frozen=True):
         return " and ".join(f"({test})" if isinstance(test, Either) else str(test) for test in self.tests)
 
 
+class AsPath(msgspec.Struct, frozen=True):
+    """The value, tidied up as a path, is hit."""
+
+    test: "Test"
+
+    def __str__(self) -> str:
+        return f"as a path {self.test}"
+
+
 class Given(msgspec.Struct, frozen=True):
     """There is a value."""
 
@@ -196,7 +205,7 @@ class Given(msgspec.Struct, frozen=True):
         return "is present"
 
 
-Test = Texts | Regexes | Networks | Numbers | TimePart | Either | Both | Given
+Test = Texts | Regexes | Networks | Numbers | TimePart | Either | Both | AsPath | Given
 
 
 def value_test(test: Test) -> ValueTest:
@@ -209,6 +218,9 @@ def value_test(test: Test) -> ValueTest:
             return test.holds
         case Given():
             return lambda _value: True
+        case AsPath(inner):
+            hit_path = value_test(inner)
+            return lambda value: hit_path(tidy(text_of(value)))
         case Either(tests):
             some = [value_test(each) for each in tests]
             return some[0] if len(some) == 1 else lambda value: any(hit(value) for hit in some)

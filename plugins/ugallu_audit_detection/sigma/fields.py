@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ugallu_audit_detection.sigma.certificate import asked_for
 from ugallu_audit_detection.sigma.expr import Check, Field, Part, Shape
 from ugallu_audit_detection.sigma.objects import containers
 from ugallu_audit_detection.sigma.path import Path, Step, Walk, crossing, walk
@@ -24,6 +25,8 @@ LEVEL = Field("level", Part.ENVELOPE, Shape.TEXT, lambda view: view.record.level
 AUDIT_ID = Field("auditID", Part.ENVELOPE, Shape.TEXT, lambda view: view.record.audit_id)
 REQUEST_URI = Field("requestURI", Part.ENVELOPE, Shape.TEXT, lambda view: view.record.request_uri)
 DECODED_URI = Field("requestURI, as sent or percent-decoded,", Part.ENVELOPE, Shape.TEXTS, lambda view: view.uris)
+PATH = Field("path of the requestURI", Part.ENVELOPE, Shape.TEXT, lambda view: view.path)
+BODY_KNOWN = Check("the event has a body", Part.ENVELOPE, lambda view: view.body_known)
 USER_AGENT = Field("userAgent", Part.ENVELOPE, Shape.TEXT, lambda view: view.record.user_agent)
 RECEIVED = Field(
     "requestReceivedTimestamp", Part.ENVELOPE, Shape.TEXT, lambda view: view.record.request_received_timestamp
@@ -102,6 +105,16 @@ def annotation(key: str) -> Field:
     return Field(f"annotations.{key}", Part.ANNOTATIONS, Shape.TEXTS, read)
 
 
+def parameter(key: str) -> Field:
+    """One parameter of the request URI; absent is no value, empty is one."""
+
+    def read(view: RecordView) -> tuple[str, ...]:
+        value = view.query.get(key)
+        return () if value is None else (value,)
+
+    return Field(f"requestURI parameter {key}", Part.ANNOTATIONS, Shape.TEXTS, read)
+
+
 _BODIES: dict[Part, tuple[str, Callable[[RecordView], Any]]] = {
     Part.REQUEST: ("requestObject", lambda view: view.request_object),
     Part.RESPONSE: ("responseObject", lambda view: view.response_object),
@@ -117,7 +130,7 @@ def body_path(part: Part, path: Path) -> Field:
     name, body = _BODIES[part]
     if part is Part.REQUEST and (path.root != "$" or (path.steps and isinstance(path.steps[0], str))):
         body = _written
-    clue = _clue(path.steps, part)
+    clue = _clue(path.steps, part) if path.root != "$csr" else b""  # it stands in the bytes in another spelling
     glance = (lambda: peek(path.steps)) if path.root == "$" and part in _RAW else None
     return _body_field(
         f"{name} {path.text}", part, _rooted(part, path.root, body), walk(path.steps), clue=clue, glance=glance
@@ -177,6 +190,8 @@ def _clue(steps: tuple[Step, ...], part: Part) -> bytes:
 def _rooted(part: Part, root: str, body: Callable[[RecordView], Any]) -> Callable[[RecordView], Any]:
     if root == "$":
         return body
+    if root == "$csr":
+        return (lambda view: view.effective_csr) if part is Part.EFFECTIVE else (lambda view: asked_for(body(view)))
     pod: Callable[[RecordView], Any] = (
         (lambda view: view.effective_pod) if part is Part.EFFECTIVE else (lambda view: view.pod_of(body(view)))
     )

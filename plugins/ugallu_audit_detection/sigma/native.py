@@ -12,6 +12,7 @@ from ugallu.sdk import Decision, GlobMatch, ObjectRefMatch, SameElement, SigmaMa
 from ugallu_audit_detection.sigma import fields, surroundings
 from ugallu_audit_detection.sigma.errors import Reason, RuleError, shown
 from ugallu_audit_detection.sigma.expr import (
+    AsPath,
     Atom,
     Both,
     Check,
@@ -101,6 +102,15 @@ def _leaf(leaf: SigmaMatchLeaf, where: str) -> Iterator[Expr]:
         yield from _caller(leaf.impersonated_user, f"{where}.impersonatedUser", impersonated=True)
     yield from _response(leaf, where)
     yield from _globs(fields.DECODED_URI, leaf.request_uri_glob, f"{where}.requestURIGlob")
+    if leaf.request_path_re:
+        _bounded(leaf.request_path_re, f"{where}.requestPathRe")
+        any_regex(leaf.request_path_re, flags="", where=f"{where}.requestPathRe")
+        yield Atom(fields.PATH, Regexes(leaf.request_path_re))
+    for key, patterns in (leaf.query or {}).items():
+        if patterns:
+            yield from _globs(fields.parameter(key), patterns, f"{where}.query[{shown(key)}]")
+        else:
+            yield Atom(fields.parameter(key), Given())
     yield from _globs(fields.USER_AGENT, leaf.user_agent_glob, f"{where}.userAgentGlob")
     yield from _sources(leaf, where)
     if leaf.annotations:
@@ -110,6 +120,8 @@ def _leaf(leaf: SigmaMatchLeaf, where: str) -> Iterator[Expr]:
         )
     if leaf.dry_run is not None:
         yield fields.DRY_RUN if leaf.dry_run else Not(fields.DRY_RUN)
+    if leaf.body_known is not None:
+        yield fields.BODY_KNOWN if leaf.body_known else Not(fields.BODY_KNOWN)
     for name, part, entries in (
         ("requestObjectGlob", Part.REQUEST, leaf.request_object_glob),
         ("responseObjectGlob", Part.RESPONSE, leaf.response_object_glob),
@@ -242,7 +254,8 @@ def glob_test(entry: GlobMatch, where: str) -> Test:
         tests.append(hits[0] if len(hits) == 1 else Either(tuple(hits)))
     if bounded:
         tests.append(Numbers(gt=entry.gt, lt=entry.lt))
-    return tests[0] if len(tests) == 1 else Both(tuple(tests))
+    test = tests[0] if len(tests) == 1 else Both(tuple(tests))
+    return AsPath(test) if entry.as_path else test
 
 
 def _absent(path: Path) -> Expr:
@@ -279,7 +292,7 @@ def _explicit_null(path: Path) -> ValueTest:
 
     def nulled_below(view: RecordView) -> bool:
         pod = view.effective_pod
-        holders = [pod] if path.root == "$pod" else containers(pod)
+        holders = [pod] if path.root == "$pod" else containers(pod) if path.root == "$ctr" else []
         return any(
             isinstance(holder, dict) and step in holder and holder[step] is None
             for root in holders

@@ -29,7 +29,10 @@ Step = str | int | Each
 
 
 class Path(msgspec.Struct, frozen=True):
-    """A parsed path. `root` is `$` (the body), `$pod` (its Pod spec) or `$ctr` (all its containers)."""
+    """A parsed path; `root` is `$`, the body, or `$pod`, `$ctr` or `$csr`.
+
+    `$pod` is the Pod spec of a workload, `$ctr` all its containers, `$csr` what a CertificateSigningRequest asks for.
+    """
 
     root: str
     steps: tuple[Step, ...]
@@ -52,7 +55,7 @@ def json_path(text: str, *, where: str, aliases: bool = True) -> Path:
 
     if len(text) > MAX_PATH:
         raise refuse(f"longer than {MAX_PATH} characters")
-    root = next((root for root in ("$pod", "$ctr", "$") if text.startswith(root)), "")
+    root = next((root for root in ("$pod", "$ctr", "$csr", "$") if text.startswith(root)), "")
     if not root:
         raise refuse("does not begin with $")
     at = len(root)

@@ -137,7 +137,7 @@ def ways(path: Path, group: str, plural: str) -> tuple[tuple[Step, ...], ...]:
     if path.root == "$":
         return (path.steps,)
     spec = POD_SPECS.get((group, plural))
-    if spec is None:
+    if spec is None or path.root == "$csr":
         return ()
     if path.root == "$pod":
         return ((*spec, *path.steps),)

@@ -14,6 +14,8 @@ _decode = msgspec.json.Decoder().decode
 _sorted = msgspec.json.Encoder(order="sorted")
 _number = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
+_odd_path = re.compile(r"//|(^|/)\.\.?(/|$)|./$").search
+
 
 def text_of(value: Any) -> str:  # noqa: ANN401 - any JSON
     """Return the text of a value that is not null.
@@ -44,6 +46,21 @@ def number_of(value: Any) -> float | int | None:  # noqa: ANN401 - any JSON
     if isinstance(value, str) and len(value) <= 64 and _number.fullmatch(value):
         return float(value)
     return None
+
+
+def tidy(path: str) -> str:
+    """Return a path without `//`, `/./`, `..` and a slash at its end, as a kernel or a server reads it."""
+    if not _odd_path(path):
+        return path
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == ".." and parts and parts[-1] != "..":
+            parts.pop()
+        elif part == ".." and path.startswith("/"):
+            continue
+        elif part not in ("", "."):
+            parts.append(part)
+    return ("/" if path.startswith("/") else "") + "/".join(parts)
 
 
 def body_of(raw: bytes | msgspec.Raw) -> tuple[bool, Any]:

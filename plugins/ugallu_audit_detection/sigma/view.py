@@ -15,8 +15,9 @@ from ugallu.sdk import AuditObject, AuditRecord, AuditResponse, AuditUser
 if TYPE_CHECKING:
     from ugallu_audit_detection.sigma.keywords import Haystack
     from ugallu_audit_detection.sigma.questions import Surroundings
+from ugallu_audit_detection.sigma.certificate import asked_for
 from ugallu_audit_detection.sigma.objects import is_resource, pod_spec, projected
-from ugallu_audit_detection.sigma.values import BROKEN, body_of
+from ugallu_audit_detection.sigma.values import BROKEN, body_of, tidy
 
 NOBODY = AuditUser()
 NOTHING = AuditObject()
@@ -30,6 +31,7 @@ _texts = msgspec.json.Decoder(dict[str, str] | None)
 _addresses = msgspec.json.Decoder(tuple[str, ...] | None)
 _BACKSLASH = ord("\\")
 _list = re.compile(rb"\s*\[").match
+_broken_escape = re.compile("%(?![0-9A-Fa-f]{2})").search
 MAX_CALLERS = 4 << 20
 """Bytes of all callers that are remembered, as JSON: ten thousand or more. Then they are forgotten and learned anew."""
 MAX_FAMILIAR = 4096
@@ -207,10 +209,14 @@ class RecordView:
             return salvaged(body_of(raw)[1], shape)
 
     @property
+    def body_known(self) -> bool:
+        """Whether the event has a body at all."""
+        return bool(self.record.request_object or self.record.response_object)
+
+    @property
     def truncated(self) -> bool:
         """Whether the API server cut the bodies off: they are unknown then, not absent."""
-        record = self.record
-        return not (record.request_object or record.response_object) and self.annotations.get(TRUNCATED) == "true"
+        return not self.body_known and self.annotations.get(TRUNCATED) == "true"
 
     @part
     def request_object(self) -> Any:  # noqa: ANN401 - any JSON
@@ -250,6 +256,11 @@ class RecordView:
         """The body that was sent, a JSON Patch as the object that it writes."""
         body = self.request_object
         return projected(body) if self.record.verb == "patch" and isinstance(body, list) else body
+
+    @part
+    def effective_csr(self) -> Any:  # noqa: ANN401 - any JSON
+        """What a CertificateSigningRequest asks for; see `certificate`."""
+        return asked_for(self.effective[0])
 
     @part
     def effective_pod(self) -> Any:  # noqa: ANN401 - any JSON
@@ -297,6 +308,16 @@ class RecordView:
         return (uri, plain, unquote_plus(uri)) if "+" in uri else (uri, plain)
 
     @part
+    def path(self) -> str:
+        """The path of the request URI, decoded, as a server reads it."""
+        return tidy(unquote(self.record.request_uri.partition("?")[0]))
+
+    @part
+    def query(self) -> Mapping[str, str]:
+        """The parameters of the request URI, each with its first value, which is the one that the API server takes."""
+        return parameters(self.record.request_uri)
+
+    @part
     def request_clues(self) -> "Clues":
         """What the request body cannot hold, told from its bytes."""
         return Clues(bytes(self.record.request_object))
@@ -339,6 +360,16 @@ class Clues:
             # A single byte is found ten times as fast, and most bodies have no backslash at all.
             escaped = self._escaped = _BACKSLASH in self.body and self.body.find(b"\\u") >= 0
         return escaped
+
+
+def parameters(uri: str) -> dict[str, str]:
+    """Return the parameters of a URI as Go reads them: what has a `;` or a broken escape is passed over."""
+    found: dict[str, str] = {}
+    for pair in uri.partition("?")[2].split("&"):
+        if pair and ";" not in pair and not _broken_escape(pair):
+            name, _, value = pair.partition("=")
+            found.setdefault(unquote_plus(name), unquote_plus(value))
+    return found
 
 
 def dry_run_asked(uri: str) -> bool:

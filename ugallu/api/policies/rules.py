@@ -25,7 +25,7 @@ of and a character less than 1 (of a path 2); ours goes ten thousand times throu
 _BREAK: Final = r"'\u0000'"
 """What precedes each pattern where all of them are one text; nothing that is asked for has it."""
 
-JSON_PATH: Final = r"^[$](pod|ctr)?([.][^.\[\]]+|\[([0-9]{1,9}|[*]|'[^'\]]+')\])*$"
+JSON_PATH: Final = r"^[$](pod|ctr|csr)?([.][^.\[\]]+|\[([0-9]{1,9}|[*]|'[^'\]]+')\])*$"
 
 _GLOB_LISTS: Final = (
     "objectRef.?nameGlob",

@@ -123,6 +123,11 @@ def test_native_rules_match_what_the_reference_says_on_the_corpora() -> None:
         {"sameElement": [{"path": "$.rules", "all": [{"jsonPath": "$.verbs[*]", "patterns": ["*"]},
                                                       {"jsonPath": "$.resources[*]", "patterns": ["pods*"]}]}]},
         {"dryRun": True},
+        {"requestPathRe": ["^/api/v1/pods$", "/log$"]},
+        {"query": {"limit": [], "timeoutSeconds": ["3*", "4*"]}},
+        {"bodyKnown": False, "noneOf": [{"verb": ["get", "list", "watch"]}]},
+        {"objectGlob": [{"jsonPath": "$pod.volumes[*].hostPath.path", "re": ["^/(etc|var)"], "asPath": True}]},
+        {"objectGlob": [{"jsonPath": "$csr.organizations[*]", "patterns": ["*"]}]},
         {"noneOf": [{"verb": ["get", "list", "watch"]}, {"decision": "forbid"}, {"userGlob": ["system:*"]}]},
         {"anyOf": [{"nameGlob": ["*nginx*"]}, {"namespaceGlob": ["kube-*"]}], "level": ["RequestResponse", "Request"]},
     ]  # fmt: skip
@@ -173,7 +178,16 @@ events = st.fixed_dictionaries(
         "stage": st.sampled_from(["ResponseComplete", "RequestReceived"]),
         "level": st.sampled_from(["Metadata", "Request", "RequestResponse"]),
         "objectRef": st.one_of(st.none(), references),
-        "requestURI": st.sampled_from(["/a", "/a?dryRun=All", "/a?x=%2Fb&dry%52un=%41ll", "/%zz", "/api?command=sh"]),
+        "requestURI": st.sampled_from(
+            [
+                "/a",
+                "/a?dryRun=All",
+                "/a?x=%2Fb&dry%52un=%41ll",
+                "/%zz",
+                "/api?command=sh",
+                "/b//../a/%2e/x/?a=%2a&a=b&;=c&é=%zz",
+            ]
+        ),
         "userAgent": words,
         "user": callers,
         "impersonatedUser": callers,
@@ -213,7 +227,7 @@ plain_paths = paths.filter(lambda path: path.startswith(("$.", "$[")))
 globs = st.fixed_dictionaries(
     {"jsonPath": paths},
     optional={"patterns": patterns, "ignoreCase": st.booleans(), "gt": st.just(0), "lt": st.just(10.5),
-              "re": st.just(["^a", "b+$"]), "cidr": st.just(["10.0.0.0/8"])},
+              "re": st.just(["^a", "b+$"]), "asPath": st.booleans(), "cidr": st.just(["10.0.0.0/8"])},
 )  # fmt: skip
 users = st.fixed_dictionaries(
     {},
@@ -263,6 +277,9 @@ leaves = st.fixed_dictionaries(
             max_size=1,
         ),
         "dryRun": st.booleans(),
+        "bodyKnown": st.booleans(),
+        "requestPathRe": st.sampled_from([["^/a$"], ["/x$", "b"]]),
+        "query": st.dictionaries(st.sampled_from(["a", "x", "", "é"]), st.one_of(st.just([]), patterns), max_size=2),
     },
 )  # fmt: skip
 few = leaves.map(lambda leaf: dict(list(leaf.items())[:3]))

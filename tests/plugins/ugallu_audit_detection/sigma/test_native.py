@@ -18,6 +18,15 @@ from ugallu_audit_detection.sigma.view import MAX_CALLERS, Callers, RecordView
 
 EMIT = SigmaEmit(security_event_type="KubernetesAPICall", severity="low")  # type: ignore[arg-type]
 
+MASTERS_REQUEST = (
+    "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlHbU1Gb0NBUUF3SnpFTU1Bb0dBMVVFQXd3RFltOWlNUmN3RlFZ"
+    "RFZRUUtEQTV6ZVhOMFpXMDZiV0Z6ZEdWeQpjekFxTUFVR0F5dGxjQU1oQUVnSFdsbCtjaG9WYmk0SG1kNWN3TVV5VGNibjZ2SE4x"
+    "R0pRaG83Rk1oWGRvQUF3CkJRWURLMlZ3QTBFQWFGUnJocms1dkVqL3I2Y2U2NTdoTWpQMkJoOXJiVVJUVkxoNk52Mk56dmMwT09R"
+    "SHZCYUMKMDBmSkpQTVBIMmdaSjZQcFBTbXR6TGorYVVEVFhoWXBBQT09Ci0tLS0tRU5EIENFUlRJRklDQVRFIFJFUVVFU1QtLS0t"
+    "LQo="
+)
+"""A request for bob of system:masters."""
+
 
 def rule(match: dict[str, Any], name: str = "r") -> CompiledRule:
     return compile_rule(name, SigmaRuleSpec(match=decode_strict(SigmaMatch, match), emit=EMIT))
@@ -555,3 +564,50 @@ def test_an_address_in_a_network_is_no_network(match: dict[str, Any]) -> None:
     """It would silently mean sixteen million addresses; the error says both that it may mean."""
     with pytest.raises(RuleError, match=r"for the network, .* for the address"):
         match_expr(decode_strict(SigmaMatch, match, where="match"))
+
+
+    ("sent", "plain"),
+    [("/./", "/"), ("//etc/kubernetes", "/etc/kubernetes"), ("/etc/./shadow", "/etc/shadow"), ("/a/../etc/", "/etc"),
+     ("/../..", "/"), ("/", "/"), ("/srv/..data", "/srv/..data"), ("C:\\", "C:\\")],
+)  # fmt: skip
+def test_a_path_is_compared_as_the_kernel_reads_it(sent: str, plain: str) -> None:
+    """Another spelling of a path is the same path."""
+    assert body(plain, sent, asPath=True)
+    assert (sent == plain) is body(plain, sent)
+
+
+@pytest.mark.parametrize(
+    ("uri", "hit"),
+    [("/x?labelSelector=owner%3Dhelm", True), ("/x?a=1&labelSelector=owner=helm", True),
+     ("/x?x=labelSelector%3Downer%3Dhelm", False), ("/x?labelSelector=&labelSelector=owner=helm", False),
+     ("/x?labelSelector=a;&labelSelector=owner%3Dhelm", True), ("/labelSelector=owner=helm", False)],
+)  # fmt: skip
+def test_a_parameter_is_what_the_api_server_takes(uri: str, hit: bool) -> None:
+    """Of one that is given twice the first value counts, and a broken one is passed over."""
+    assert hits({"query": {"labelSelector": ["owner=helm"]}}, requestURI=uri) is hit
+
+
+def test_a_path_is_asked_without_its_query() -> None:
+    """What stands behind the question mark, or is spelt another way, is not the path."""
+    asked = {"requestPathRe": ["^/api/v1/nodes/[^/]+/proxy/metrics(/|$)"]}
+    assert hits(asked, requestURI="/api/v1/nodes/n1/proxy//metrics/cadvisor?x=y")
+    assert not hits(asked, requestURI="/api/v1/nodes/n1/proxy/pods?a=/proxy/metrics")
+    assert not hits(asked, requestURI="/api/v1/nodes/n1/proxy/metrics/%2e%2e/pods")
+
+
+def test_a_body_that_was_cut_off_is_not_known() -> None:
+    """An event without a body can be asked for, whatever its level says."""
+    cut = {"audit.k8s.io/truncated": "true"}
+    assert hits({"bodyKnown": False}, level="RequestResponse", annotations=cut)
+    assert not hits({"bodyKnown": False}, level="Request", requestObject={})
+    assert hits({"bodyKnown": True}, level="RequestResponse", responseObject={})
+
+
+def test_a_certificate_request_is_read() -> None:
+    """Whose name and groups a certificate would carry is told; what cannot be read is not taken for harmless."""
+    group = {"objectGlob": [{"jsonPath": "$csr.organizations[*]", "patterns": ["system:masters"]}]}
+    unreadable = {"objectGlob": [{"jsonPath": "$csr.unreadable", "patterns": ["true"]}]}
+    for request, of_masters, odd in ((MASTERS_REQUEST, True, False), ("", False, False), ("bm9uZQ==", False, True)):
+        event = {"verb": "create", "requestObject": {"spec": {"request": request}}}
+        assert hits(group, **event) is of_masters
+        assert hits(unreadable, **event) is odd
