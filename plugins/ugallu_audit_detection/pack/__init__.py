@@ -6,7 +6,7 @@ from typing import Final
 
 from ugallu.sdk import SigmaRule
 
-VERSION: Final = "1"
+VERSION: Final = "2"
 """Of the pack as a whole; raised with every change of what a rule matches or says."""
 NAME: Final = "pack"
 """What stands for these rules where paths are expected."""

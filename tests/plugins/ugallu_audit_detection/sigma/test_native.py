@@ -566,6 +566,7 @@ def test_an_address_in_a_network_is_no_network(match: dict[str, Any]) -> None:
         match_expr(decode_strict(SigmaMatch, match, where="match"))
 
 
+@pytest.mark.parametrize(
     ("sent", "plain"),
     [("/./", "/"), ("//etc/kubernetes", "/etc/kubernetes"), ("/etc/./shadow", "/etc/shadow"), ("/a/../etc/", "/etc"),
      ("/../..", "/"), ("/", "/"), ("/srv/..data", "/srv/..data"), ("C:\\", "C:\\")],
