@@ -5,7 +5,6 @@ import os
 import shutil
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from heapq import nlargest
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
@@ -34,8 +33,6 @@ QUIET_SECONDS: Final = 300.0
 DATABASE: Final = "cluster.db"
 RESTORE_KEY: Final = "restore it; a new key cannot vouch for old evidence"
 PAGE: Final = 500
-EXAMINED: Final = 1000
-"""So many of the newest seals are verified: a second or two."""
 ROTATE_BYTES: Final = 1 << 30
 ODD_SECONDS: Final = 60.0
 
@@ -113,7 +110,7 @@ def state(path: Path, settings: Settings, clock: Clock) -> Iterator[Finding]:
             yield _unreadable(name, path, error)
 
 
-async def contents(path: Path, clock: Clock, *, embedded: bool = True) -> Sequence[Finding]:
+async def contents(path: Path, settings: Settings, clock: Clock, *, embedded: bool = True) -> Sequence[Finding]:
     """Examine what a state directory holds.
 
     Every object decodes, the log's entries make its signed root, the archive holds what was sealed. Unless `embedded`,
@@ -124,13 +121,16 @@ async def contents(path: Path, clock: Clock, *, embedded: bool = True) -> Sequen
     log = await _inside("log", path, lambda path: to_thread.run_sync(_log, path, clock))
     if not embedded:
         return [log]
-    return [await _inside("cluster", path, _cluster), log, await _inside("archive", path, _archive)]
+    archive = await _inside("archive", path, lambda path: _archive(path, settings))
+    return [await _inside("cluster", path, _cluster), log, archive]
 
 
-async def archived(path: Path, cluster: "Cluster") -> Finding:
+async def archived(path: Path, cluster: "Cluster", settings: Settings) -> Finding:
     """Verify what was sealed last, by the bundles of a cluster, from the bytes in this state's archive."""
+    from ugallu.cli import archive_diagnosis
+
     try:
-        return await _sealed(path, cluster)
+        return await archive_diagnosis.examine(path, cluster, settings)
     except OSError as error:
         return _unreadable("archive", path, error)
     except UgalluError as error:
@@ -257,7 +257,7 @@ async def _cluster(path: Path) -> Finding:
     counts, unread, unsealed = dict.fromkeys((kind.kind_info.plural for kind in kinds), 0), 0, 0
     async with reading(path) as cluster:
         for kind in kinds:
-            async for page in _pages(cluster, kind):
+            async for page in pages(cluster, kind):
                 counts[kind.kind_info.plural] += len(page.items)
                 unread += page.skipped
                 unsealed += sum(
@@ -279,7 +279,8 @@ async def _cluster(path: Path) -> Finding:
     return Finding("cluster", "ok", told)
 
 
-async def _pages(cluster: "Cluster", kind: "type[R]") -> "AsyncIterator[Page[R]]":
+async def pages(cluster: "Cluster", kind: "type[R]") -> "AsyncIterator[Page[R]]":
+    """Yield all objects of a kind, some at a time."""
     token, more = "", True
     while more:
         page = await cluster.list(kind, limit=PAGE, continue_token=token)
@@ -288,45 +289,14 @@ async def _pages(cluster: "Cluster", kind: "type[R]") -> "AsyncIterator[Page[R]]
         more = bool(token)
 
 
-async def _archive(path: Path) -> Finding:
+async def _archive(path: Path, settings: Settings) -> Finding:
+    from ugallu.cli import archive_diagnosis
     from ugallu.cli.state import reading
 
     if not (path / DATABASE).exists():
         return NOTHING_SEALED
     async with reading(path) as cluster:
-        return await _sealed(path, cluster)
-
-
-async def _sealed(path: Path, cluster: "Cluster") -> Finding:
-    """Verify what was sealed last from the bytes in the archive, as a stranger would."""
-    from ugallu.api.bundle import AttestationBundle, BundlePhase
-    from ugallu.api.event import SecurityEvent
-    from ugallu.cli.evidence import Archive
-
-    if not (path / FOLDER / KEY_FILE).exists():
-        return NOTHING_SEALED
-    archive = Archive(path)
-    recent: list[AttestationBundle] = []
-    total = verified = 0
-    bad = ""
-    async for page in _pages(cluster, AttestationBundle):
-        sealed = [bundle for bundle in page.items if bundle.status.phase is BundlePhase.SEALED]
-        total += len(sealed)
-        recent = nlargest(EXAMINED, [*recent, *sealed], key=lambda bundle: str(bundle.status.sealed_at))
-    for bundle in recent:
-        name = bundle.spec.attested_for.name
-        try:
-            report = archive.check(await archive.kit(await cluster.get(SecurityEvent, name), bundle))
-            reason = report.reason
-        except UgalluError as error:
-            reason = said(error)
-        verified += not reason
-        bad = bad or (f"{name}: {reason}" if reason else "")
-    if bad:
-        told = f"{len(recent) - verified:,} of {len(recent):,} sealed events do not verify; {bad}"
-        return Finding("archive", "fail", told, "keep the disk as it is and find out who changed it")
-    rest = f", the newest of {total:,}" if total > len(recent) else ""
-    return Finding("archive", "ok", f"{verified:,} sealed events verify from their archived bytes{rest}")
+        return await archive_diagnosis.examine(path, cluster, settings)
 
 
 def _journal(path: Path) -> Iterator[Finding]:

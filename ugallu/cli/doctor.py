@@ -26,7 +26,7 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
         "with --kubeconfig, or in a Pod, also server, kinds, policies, Pods, rights, leases and audit stream of the "
         "Kubernetes cluster. Exit status: 0 nothing failed (warnings included), 1 something did.",
     )
-    flags.add(parser, (*PLACE, "audit.files", "enable"))
+    flags.add(parser, (*PLACE, "audit.files", "enable", "secrets"))
     parser.add_argument("--json", action="store_true", help="one JSON object with all checks")
     parser.set_defaults(run=run)
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         path = Path(settings.state)
         found += diagnosis.state(path, settings, clock)
         if path.is_dir():
-            found += anyio.run(partial(diagnosis.contents, path, clock, embedded=not settings.on_kubernetes))
+            found += anyio.run(partial(diagnosis.contents, path, settings, clock, embedded=not settings.on_kubernetes))
             found += ledger_diagnosis.last_day(path, clock.now())
     if settings.on_kubernetes:
         found += anyio.run(_cluster, settings, clock)
@@ -72,7 +72,7 @@ async def _cluster(settings: "Settings", clock: "Clock") -> "Sequence[Finding]":
     try:
         found = list(await cluster_diagnosis.examine(cluster, load(settings, embedded=False), clock))
         if settings.state:
-            found.append(await diagnosis.archived(Path(settings.state), cluster))
+            found.append(await diagnosis.archived(Path(settings.state), cluster, settings))
         return found
     finally:
         await cluster.close()

@@ -137,8 +137,8 @@ async def holdings(
     namespace = namespace_of(settings)
     folder = settings.state_dir / FOLDER if settings.state else None
     local = folder / STORE if folder is not None else None
-    worm = await _config(cluster, WORMConfig, namespace)
-    attestor = await _config(cluster, AttestorConfig, namespace)
+    worm = await config_of(cluster, WORMConfig, namespace)
+    attestor = await config_of(cluster, AttestorConfig, namespace)
     stores = Stores(
         DirectoryStore(local, SystemClock()) if local is not None and local.is_dir() else None,
         None if worm is None else msgspec.structs.replace(worm.spec, endpoint=endpoint or worm.spec.endpoint),
@@ -147,8 +147,8 @@ async def holdings(
     try:
         if stores.local is None and stores.bucket is None:
             raise PermanentError("nothing was sealed here", where=settings.state, fix="run without --no-seal")
-        content = trusted_root.joined(list(_roots(settings, attestor, folder, root)))
-        known = [*signers, *_signers_in(folder)]
+        content = trusted_root.joined(list(roots_of(settings, attestor, folder, root)))
+        known = [*signers, *signers_in(folder)]
         for store in (stores.local, stores.bucket):
             if store is not None and await store.stat(SIGNERS) is not None:
                 known += roll.read(await store.get(SIGNERS), where=SIGNERS)
@@ -158,12 +158,13 @@ async def holdings(
         await stores.aclose()
 
 
-async def _config(cluster: Cluster, kind: type[C], namespace: str) -> C | None:
+async def config_of(cluster: Cluster, kind: type[C], namespace: str) -> C | None:
+    """Return the config of this kind that counts, None if there is none."""
     found, _ = await list_all(cluster, kind, namespace=namespace)
     return chosen(found)
 
 
-def _roots(
+def roots_of(
     settings: "Settings", attestor: AttestorConfig | None, folder: Path | None, given: Path | None
 ) -> Iterator[bytes]:
     """Yield the trusted roots that there are: the reader's, the one that is mounted, that of the embedded log."""
@@ -182,7 +183,7 @@ def _roots(
             yield file.read(trusted_root.MAX_BYTES + 1)
 
 
-def _signers_in(folder: Path | None) -> tuple[PublicKey | Identity, ...]:
+def signers_in(folder: Path | None) -> tuple[PublicKey | Identity, ...]:
     """Return who has signed in a state directory."""
     found: list[PublicKey | Identity] = []
     if folder is not None and (folder / KEY_FILE).exists():

@@ -1,9 +1,11 @@
 """What the doctor says of a healthy state and of each illness, without touching either."""
 
+import datetime as dt
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ugallu.api.bundle import AttestationBundle, AttestationBundleSpec
@@ -11,13 +13,21 @@ from ugallu.api.meta import Metadata, ObjectReference
 from ugallu.cli import diagnosis
 from ugallu.clock import SystemClock
 from ugallu.cluster.embedded.cluster import EmbeddedCluster
+from ugallu.evidence.export import Found
 from ugallu.evidence.keys import to_pem
+from ugallu.evidence.roll import Roll
 from ugallu.evidence.signers.local import open_key
+from ugallu.evidence.stores.directory import DirectoryStore
 from ugallu.journal.port import Retention
 from ugallu.journal.segmented import SegmentedJournal
 from ugallu.logs import logger
 from ugallu.metrics import Metrics
 from ugallu.settings import LogSettings, load
+from ugallu.testing.exporting import Shelf, event, response
+from ugallu.testing.sigstore import WHO
+
+YEAR = dt.timedelta(days=365)
+SETTINGS = load({}, environ={})
 
 
 async def a_state(path: Path) -> Path:
@@ -34,13 +44,13 @@ async def a_state(path: Path) -> Path:
 
 
 def examined(path: Path) -> Mapping[str, diagnosis.Finding]:
-    return {one.check: one for one in diagnosis.state(path, load({}, environ={}), SystemClock())}
+    return {one.check: one for one in diagnosis.state(path, SETTINGS, SystemClock())}
 
 
 async def test_healthy_state_is_called_so(tmp_path: Path) -> None:
     """Every check of a sound state is ok, inside and out."""
     path = await a_state(tmp_path / "s")
-    found = [*examined(path).values(), *await diagnosis.contents(path, SystemClock())]
+    found = [*examined(path).values(), *await diagnosis.contents(path, SETTINGS, SystemClock())]
     assert {one.verdict for one in found if one.check != "disk"} == {"ok"}, found
 
 
@@ -54,7 +64,7 @@ async def test_examination_changes_nothing(tmp_path: Path) -> None:
 
     before = listing()
     examined(path)
-    await diagnosis.contents(path, SystemClock())
+    await diagnosis.contents(path, SETTINGS, SystemClock())
     assert listing() == before
 
 
@@ -92,7 +102,7 @@ async def test_fresh_directory_is_no_illness(tmp_path: Path) -> None:
     """Before the first run there is nothing, and nothing wrong with that."""
     path = tmp_path / "s"
     path.mkdir(mode=0o700)
-    found = [*examined(path).values(), *await diagnosis.contents(path, SystemClock())]
+    found = [*examined(path).values(), *await diagnosis.contents(path, SETTINGS, SystemClock())]
     assert {one.verdict for one in found if one.check != "disk"} == {"ok"}, found
 
 
@@ -117,7 +127,7 @@ async def test_what_was_there_and_is_gone_fails(tmp_path: Path, lost: str, check
     (path / "evidence" / "ugallu.pub").write_bytes(b"")
     [part] = path.glob(lost)
     part.rename(tmp_path / "gone")
-    contents = {one.check: one for one in await diagnosis.contents(path, SystemClock())}
+    contents = {one.check: one for one in await diagnosis.contents(path, SETTINGS, SystemClock())}
     found = {**examined(path), **contents}[check]
     assert found.verdict == "fail"
     assert "gone" in found.detail
@@ -127,15 +137,73 @@ async def test_a_state_whose_objects_are_on_kubernetes_misses_no_database(tmp_pa
     """Journal, keys and log are examined as ever; bundles come from the cluster, and no error there says restore."""
     path = await a_state(tmp_path / "s")
     (path / "cluster.db").unlink()
-    found = await diagnosis.contents(path, SystemClock(), embedded=False)
+    found = await diagnosis.contents(path, SETTINGS, SystemClock(), embedded=False)
     assert [(one.check, one.verdict) for one in found] == [("log", "ok")]
     elsewhere = EmbeddedCluster.open(tmp_path / "other")
-    assert await diagnosis.archived(path, elsewhere) == diagnosis.NOTHING_SEALED
-    await elsewhere.close()
-    (path / "evidence" / "ugallu.pub").write_bytes(b"")
-    unseen = await diagnosis.archived(path, elsewhere)
+    assert await diagnosis.archived(path, elsewhere, SETTINGS) == diagnosis.NOTHING_SEALED
+    shelf = Shelf()
+    await keep(path, elsewhere, await shelf.sealed(event("se-1")), shelf)
+    unseen = await diagnosis.archived(path, elsewhere, SETTINGS)
     assert unseen.verdict == "warn"
     assert "backup" not in unseen.fix
+    await elsewhere.close()
+
+
+async def keep(path: Path, cluster: EmbeddedCluster, found: Found, shelf: Shelf | None = None) -> None:
+    """Have a bundle in the cluster, and what it names in the archive of this state."""
+    assert found.bundle is not None
+    store = DirectoryStore(path / "evidence" / "store", SystemClock())
+    store.open()
+    status = msgspec.to_builtins(found.bundle.status)
+    for ref in (*status["bundles"], status["wormRef"], status["subjectRef"]):
+        if shelf is not None:
+            content, key = shelf.contents[ref["url"]], ref["url"].removeprefix("s3://evidence/")
+            stored = await store.put(key, content, media_type=ref["mediaType"], until=SystemClock().now() + YEAR)
+            ref["url"] = stored.url
+    store.close()
+    await cluster.create(msgspec.structs.replace(found.bundle, metadata=Metadata(name=found.bundle.metadata.name)))
+    await cluster.patch_status(AttestationBundle, found.bundle.metadata.name, status)
+
+
+@pytest.mark.parametrize("roles", [("fulcio",), ("key",), ("key", "fulcio")])
+async def test_evidence_of_every_signer_is_read_again(tmp_path: Path, roles: tuple[str, ...]) -> None:
+    """By a certificate, an engine's key or both, of an event or a response: verified, changed, or without a root."""
+    path, shelf = await a_state(tmp_path / "s"), Shelf()
+    cluster = EmbeddedCluster.open(path)
+    first = event("se-1")
+    await keep(path, cluster, await shelf.sealed(first, *roles), shelf)
+    await keep(path, cluster, await shelf.sealed(response("er-1", first), *roles), shelf)
+    await cluster.close()
+    Roll(path / "evidence" / "signers.json").add(shelf.public, WHO)
+
+    async def archive(secrets: Path) -> diagnosis.Finding:
+        settings = load({"secrets": str(secrets)}, environ={})
+        found = {one.check: one for one in await diagnosis.contents(path, settings, SystemClock())}
+        return found["archive"]
+
+    unrooted = await archive(tmp_path / "none")
+    assert (unrooted.verdict, "--secrets" in unrooted.fix) == ("warn", True)
+    root = tmp_path / "secrets" / "ugallu-trusted-root" / "trusted-root.json"
+    root.parent.mkdir(parents=True)
+    root.write_bytes(shelf.services.trusted_root)
+    verified = await archive(tmp_path / "secrets")
+    assert (verified.verdict, verified.detail) == ("ok", "2 sealed bundles verify from their archived bytes")
+    [blob] = (path / "evidence" / "store").rglob(f"uid-er-1.{roles[-1]}.sigstore.json")
+    blob.chmod(0o600)
+    blob.write_bytes(blob.read_bytes()[:-2] + b" }")
+    changed = await archive(tmp_path / "secrets")
+    assert changed.verdict == "fail"
+    assert changed.detail.startswith("1 of 2 sealed bundles do not verify; er-1: ")
+
+
+async def test_evidence_in_a_bucket_is_not_taken_for_none(tmp_path: Path) -> None:
+    """What was sealed elsewhere is counted, and said where it is looked at."""
+    path = await a_state(tmp_path / "s")
+    cluster = EmbeddedCluster.open(path)
+    await keep(path, cluster, await Shelf().sealed(event("se-1"), "fulcio"))
+    await cluster.close()
+    [found] = [one for one in await diagnosis.contents(path, SETTINGS, SystemClock()) if one.check == "archive"]
+    assert found.detail == "1 bundles are sealed; 1 lie in a bucket, `ugallu export` verifies those"
 
 
 async def test_public_key_of_another_fails(tmp_path: Path) -> None:
@@ -155,7 +223,7 @@ async def test_object_that_is_no_json_fails(tmp_path: Path) -> None:
     await cluster.close()
     file = path / "cluster.db"
     file.write_bytes(file.read_bytes().replace(b'{"', b"{{"))
-    [found] = [one for one in await diagnosis.contents(path, SystemClock()) if one.check == "cluster"]
+    [found] = [one for one in await diagnosis.contents(path, SETTINGS, SystemClock()) if one.check == "cluster"]
     assert found.verdict == "fail"
     assert found.fix.startswith("restore --state from a backup")
 
