@@ -150,7 +150,7 @@ class Share:
                 continue  # Parts on their way out are at work in it: whom they have is known
             try:
                 left = await self._staged(lane)
-            except PermanentError as error:
+            except IntegrityError as error:
                 # Whoever was in there is sealed anew: a second entry in the log, but nobody is left out.
                 self._log.error("what a lane holds is damaged, and set aside", lane=lane, error=str(error))
                 await self._evict(lane)
@@ -161,13 +161,13 @@ class Share:
 
     async def _evict(self, lane: int) -> None:
         """Set aside what lies in a lane's place, as far as it can be read at all."""
-        store = self._stages.store
         for key in (_draft_key(lane), _facts_key(lane)):
             try:
-                content = await self._stages.at_store(lambda key=key: store.get(key))  # type: ignore[misc]
-            except PermanentError:
-                continue  # not there, or other bytes than were put there
-            await self._stages.keep(f"{ASIDE}/{digest(content).removeprefix('sha256:')[:32]}", content)
+                content = await self._stages.draft(key)
+            except IntegrityError:
+                continue  # other bytes than were put there
+            if content is not None:
+                await self._stages.keep(f"{ASIDE}/{digest(content).removeprefix('sha256:')[:32]}", content)
         await self._clear(lane)
 
     async def _lane(self, lane: int) -> None:
