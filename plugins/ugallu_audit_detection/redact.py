@@ -148,13 +148,14 @@ def _text(text: str, depth: int) -> str:
     """Return a text without secrets; where it is JSON, as tools keep whole objects in annotations, like a body."""
     if text.startswith(_PACKED) and len(text) > _SHORT:
         return mask(text)
-    if text[:1] in ("{", "[") and len(text) > 2:
+    bare = text.lstrip()
+    if bare[:1] in ("{", "[") and len(bare) > 2:
         if len(text) > MAX_INNER:
             return mask(text)
         try:
             inner = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
-            return mask(text) if text.startswith('{"') else scrubbed(text)
+            return mask(text) if bare.startswith('{"') else scrubbed(text)
         opaque = not (isinstance(inner, dict) and "kind" in inner)
         return msgspec.json.encode(_clean(inner, opaque=opaque, key="", depth=depth + 1)).decode()
     return scrubbed(text)

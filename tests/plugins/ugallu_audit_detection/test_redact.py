@@ -76,6 +76,11 @@ BODIES: list[tuple[str, AuditObject | None, Any]] = [
         {"metadata": {"annotations": {"kapp.k14s.io/original": f'{{"kind":"Secret","data":{{"a":"{SECRET}"}}}}'}}},
     ),
     ("data in an annotation", None, {"metadata": {"annotations": {"x/last": f'{{"data":{{"a":"{SECRET}"}}}}'}}}),
+    (
+        "data in an annotation, indented",
+        None,
+        {"metadata": {"annotations": {"x/last": f'\n {{"data":{{"a":"{SECRET}"}}}}'}}},
+    ),
     ("a cut object in an annotation", None, {"metadata": {"annotations": {"x/last": f'{{"data":{{"a":"{SECRET}'}}}),
     ("any annotation of a Secret", CORE_SECRET, {"kind": "Secret", "metadata": {"annotations": {"x": SECRET}}}),
     ("a table of Secrets", CORE_SECRET, {"kind": "Table", "rows": [{"cells": [SECRET]}]}),
