@@ -11,6 +11,7 @@ import msgspec
 from ugallu.sdk import PermanentError
 from ugallu_audit_detection.arming import Armed, arm, outcomes
 from ugallu_audit_detection.correlation.correlator import Correlator
+from ugallu_audit_detection.correlation.links import MISSING
 from ugallu_audit_detection.correlation.trial import asked_of
 from ugallu_audit_detection.files import RuleInFile, load
 from ugallu_audit_detection.limiter import DEFAULT
@@ -67,7 +68,8 @@ def run_tests(paths: Sequence[Path]) -> Report:
         trouble = correlator.links.troubles.get(name)
         if trouble is not None:
             failed += 1
-            entry["error"] = f"{rule.place('spec.sigma')}: {trouble.message}; name the files of its rules too"
+            more = "; name the files of its rules too" if trouble.reason == MISSING else ""
+            entry["error"] = f"{rule.place('spec.sigma')}: {trouble.message}{more}"
             rows.append((name, "", "", f"FAIL  {entry['error']}"))
             continue
         if blind := _blind(armed):

@@ -51,6 +51,19 @@ def test_a_rule_that_does_not_compile_fails(tmp_path: Path, capsys: pytest.Captu
     assert f"{path}:1: spec.emit.securityEventType: 'Nothing' is no event type" in out
 
 
+def test_a_filter_that_may_not_hide_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a critical rule that it names without a word for it; no other file would help."""
+    put(tmp_path, "grave", emit={"securityEventType": "ClusterAdminGranted", "severity": "critical"})
+    (tmp_path / "known.yaml").write_text(
+        "title: known\nlogsource: {product: kubernetes, service: audit}\n"
+        "filter: {rules: [grave], s: {verb: get}, condition: not s}\n"
+    )
+    assert main(["rules", "test", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "only with owner, reason, expires and includeCritical: true" in out
+    assert "name the files" not in out
+
+
 def test_a_rule_that_cannot_match_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Be it for an empty list or for a field that no event has; a field beside others that do is a note."""
     put(tmp_path, "empty", match={"requestObjectGlob": [{"jsonPath": "$.kind", "patterns": []}]})
