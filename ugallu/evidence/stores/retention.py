@@ -47,15 +47,9 @@ class Retention(msgspec.Struct, frozen=True):
     spans: dict[Class, dt.timedelta]
     notes: tuple[str, ...] = ()
 
-    def until(self, kind: Class, now: dt.datetime, *, least: dt.datetime | None = None) -> dt.datetime:
-        """Return the date to keep something to that is stored now; `least` is that of what it belongs to.
-
-        The cap holds against `least` too: a lock that cannot be lifted is not as long as somebody else's mistake.
-        """
-        ends = now + self.spans[kind]
-        if least is not None:
-            ends = min(max(ends, least), now + self.spans[Class.TRUST])
-        return ends
+    def until(self, kind: Class, now: dt.datetime) -> dt.datetime:
+        """Return the date to keep something to that is stored now; ttl renews it while what it belongs to stays."""
+        return now + self.spans[kind]
 
 
 def table(config: RetentionConfig) -> Retention:

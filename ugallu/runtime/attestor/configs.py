@@ -167,9 +167,9 @@ class _Opening:
                 "evidence is always logged", where=f"{WHERE} spec.rekor.enabled", fix="name a log, and enable it"
             )
         now, seen = self._place.clock.now(), self._place.state / "witness"
-        held = [
-            Held(key, Witness(key, seen / f"{key.log_id.hex()[:16]}.json")) for key in _log_at(config.url, self._root)
-        ]
+        # What is remembered of keys that have ended is left alone.
+        lasting = (key for key in _log_at(config.url, self._root) if key.end is None or key.end >= now)
+        held = [Held(key, Witness(key, seen / f"{key.log_id.hex()[:16]}.json")) for key in lasting]
         (key, witness), *others = _in_use_first(held, now, config.url)
         client = self._client(config.url, config.ca_bundle_secret, api=f"rekor-v{config.api_version}", secret=False)
         if config.api_version == 1:
@@ -336,19 +336,17 @@ def _log_at(url: str, root: TrustedRoot) -> list[LogKey]:
 
 
 def _in_use_first(held: list["Held"], now: dt.datetime, url: str) -> list["Held"]:
-    """Return the keys that have not ended, the one in use first: of those that count, the newest that was seen in use.
+    """Return keys that have not ended, the one in use first: of those that count, the newest that was seen in use.
 
     One that is prepared for a rotation may count already, or be to come.
     """
-    lasting = [one for one in held if one.log.end is None or one.log.end >= now]
-    lasting.sort(key=lambda one: (one.log.counts_at(now), one.witness.size > 0, one.log.start), reverse=True)
-    if not lasting or not lasting[0].log.counts_at(now):
+    if not any(one.log.counts_at(now) for one in held):
         raise PermanentError(
             f"no key that the trusted root has for the log at {url} counts today",
             where=f"{WHERE} spec.trustedRootRef",
             fix="add the key that the log signs with",
         )
-    return lasting
+    return sorted(held, key=lambda one: (one.log.counts_at(now), one.witness.size > 0, one.log.start), reverse=True)
 
 
 def _address(url: str) -> tuple[str, int]:
