@@ -66,7 +66,7 @@ def register(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument("--issuer", metavar="U", default="", help="who vouches for that name: the issuer's URL")
     parser.add_argument("--type", metavar="T", default="", help="predicate type to expect; `any` takes every one")
     parser.add_argument(
-        "--timestamps", metavar="N", type=int, default=0, help="demand so many timestamps of authorities (default: 0)"
+        "--timestamps", metavar="N", type=int, default=0, help="demand timestamps of so many authorities (default: 0)"
     )
     parser.add_argument(
         "--no-certificate-log", action="store_true", help="take certificates that are in no certificate log"

@@ -19,6 +19,7 @@ MAX_BYTES: Final = 8 << 20
 MAX_PAYLOAD: Final = 4 << 20
 MAX_SIGNATURE: Final = 1 << 10
 MAX_CERTIFICATE: Final = 16 << 10
+MAX_CHAIN: Final = 8
 MAX_BODY: Final = 1 << 20
 MAX_HASHES: Final = 64
 MAX_ENTRIES: Final = 8
@@ -43,6 +44,8 @@ class Bundle(msgspec.Struct, frozen=True):
     hint: str = ""
     certificate: bytes = b""
     """DER of the signer's certificate; exactly one of it and `hint` is there."""
+    chain: tuple[bytes, ...] = ()
+    """What stands behind it in an old bundle, DER; nothing is proven by it."""
     timestamps: tuple[bytes, ...] = ()
 
     @property
@@ -205,6 +208,7 @@ def read(content: bytes) -> Bundle:
         entries=tuple(_entry(entry) for entry in material.tlog_entries),
         hint=material.public_key.hint if material.public_key is not None else "",
         certificate=certificate,
+        chain=_chain(material),
         timestamps=tuple(unb64(t.signed_timestamp, "bundle: timestamp", limit=MAX_CERTIFICATE) for t in timestamps),
     )
 
@@ -240,6 +244,13 @@ def _certificate(material: _Material, *, old: bool) -> bytes:
     return certificate
 
 
+def _chain(material: _Material) -> tuple[bytes, ...]:
+    behind = material.x509_certificate_chain.certificates[1:] if material.x509_certificate_chain is not None else ()
+    if len(behind) > MAX_CHAIN:
+        raise PermanentError(f"more than {MAX_CHAIN} certificates behind the signer's", where="bundle")
+    return tuple(unb64(one.raw_bytes, "bundle: certificate", limit=MAX_CERTIFICATE) for one in behind)
+
+
 def _signed(raw: _Bundle, certificate: bytes) -> Envelope | Message:
     envelope, message = raw.dsse_envelope, raw.message_signature
     if envelope is None and message is not None:
@@ -254,8 +265,9 @@ def _signed(raw: _Bundle, certificate: bytes) -> Envelope | Message:
     if len(envelope.signatures) != 1:
         raise PermanentError("exactly one signature is allowed", where="bundle")
     (signature,) = envelope.signatures
-    if not certificate and signature.keyid:
-        raise PermanentError("a key bundle carries no keyid", where="bundle")
+    if signature.keyid:
+        # cosign looks for a key of that id, and has none.
+        raise PermanentError("the signature of a bundle carries no keyid", where="bundle")
     return Envelope(
         payload_type=envelope.payload_type,
         payload=unb64(envelope.payload, "bundle: payload", limit=MAX_PAYLOAD),

@@ -22,19 +22,23 @@ _PRECERTIFICATE: Final = 1
 
 
 def check(leaf: "x509.Certificate", issuer: "x509.Certificate", logs: Mapping[bytes, LogKey]) -> LogKey:
-    """Return the log that promised to have this certificate; raises `PermanentError` when none that is trusted did."""
-    reason = "no promise of a certificate log in it"
-    for found in _embedded(leaf):
-        log = logs.get(found.log_id)
-        if log is None:
-            reason = "no promise of a certificate log that the reader trusts"
-        elif not log.counts_at(_time(found)):
-            reason = "the log's key did not count when it promised"
-        elif not keys.verifies(log.spki, found.signature, _signed(found, leaf, issuer)):
-            reason = "the promise does not hold under the log's key"
-        else:
-            return log
-    raise PermanentError(reason, where="certificate")
+    """Return the log that promised to have this certificate; raises `PermanentError` when none that is trusted did.
+
+    There must be one promise: with a second one, sigstore-python and @sigstore/verify refuse the certificate.
+    """
+    promises = list(_embedded(leaf))
+    if len(promises) != 1:
+        count = f"{len(promises)} promises of certificate logs in it, instead of one"
+        raise PermanentError(count if promises else "no promise of a certificate log in it", where="certificate")
+    (found,) = promises
+    log = logs.get(found.log_id)
+    if log is None:
+        raise PermanentError("no promise of a certificate log that the reader trusts", where="certificate")
+    if not log.counts_at(_time(found)):
+        raise PermanentError("the log's key did not count when it promised", where="certificate")
+    if not keys.verifies(log.spki, found.signature, _signed(found, leaf, issuer)):
+        raise PermanentError("the promise does not hold under the log's key", where="certificate")
+    return log
 
 
 def _embedded(leaf: "x509.Certificate") -> Iterator["SignedCertificateTimestamp"]:

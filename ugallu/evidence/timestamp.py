@@ -95,6 +95,11 @@ def read(reply: bytes) -> Token:
 
 def check(reply: bytes, signature: bytes, authorities: Iterable[Authority]) -> dt.datetime:
     """Return the time that an authority whom the reader trusts signed for this signature; raises `PermanentError`."""
+    return checked(reply, signature, authorities)[1]
+
+
+def checked(reply: bytes, signature: bytes, authorities: Iterable[Authority]) -> tuple[bytes, dt.datetime]:
+    """Return which authority it was as well, by the key (SPKI, DER) that it signs with; else as `check`."""
     token = read(reply)
     stamped = hashlib.new(_HASHES[token.algorithm], signature).digest()
     if not hmac.compare_digest(stamped, token.imprint):
@@ -116,7 +121,7 @@ def check(reply: bytes, signature: bytes, authorities: Iterable[Authority]) -> d
             x509.spki(leaf), token.signature, token.attributes, digest=_HASHES[token.digest_algorithm]
         ):
             raise PermanentError("the signature does not hold under the authority's key", where="timestamp")
-        return token.time
+        return x509.spki(leaf), token.time
     raise PermanentError(reason, where="timestamp")
 
 

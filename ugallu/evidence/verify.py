@@ -250,6 +250,10 @@ def _certificate(
         raise PermanentError("nobody signed a time at which the certificate could have been valid")
     leaf = x509.load(bundle.certificate)
     x509.check_leaf(leaf, x509.CODE_SIGNING)
+    if keys.details(x509.spki(leaf)) != keys.KEY_DETAILS:
+        raise PermanentError("a certificate for another key than one of P-256, which stock verifiers refuse")
+    for behind in bundle.chain:
+        x509.load(behind)
     for at in times:
         x509.issuer_of(bundle.certificate, at, root.authorities)
     return True
@@ -326,6 +330,8 @@ def _checkpoint(entry: LogEntry, log: LogKey) -> None:
     # A Rekor v1 names its tree behind its host; a v2 has one tree.
     if origin != log.origin or bool(dash) is not _is_v1(entry) or (dash and not (tree.isascii() and tree.isdigit())):
         raise PermanentError(f"origin {signed.origin[:80]!r} is not {log.origin}")
+    if dash and len(signed.signatures) != 1:
+        raise PermanentError("a signature besides that of the log, which in a Rekor v1's checkpoint stands alone")
     if (signed.size, signed.root) != (entry.tree_size, entry.root_hash):
         raise PermanentError("the checkpoint is about another tree")
 
@@ -356,10 +362,14 @@ def _times(
 ) -> tuple[dt.datetime, ...]:
     """Return the times that somebody signed whom the reader trusts; whatever claims to be one must hold."""
     found: list[dt.datetime] = []
-    if len(set(bundle.timestamps)) != len(bundle.timestamps):
-        raise PermanentError("a timestamp stands twice")
-    found += [timestamp.check(one, signature, root.timestamp_authorities) for one in bundle.timestamps]
-    if len(found) < policy.timestamps:
+    stamped: set[bytes] = set()
+    for one in bundle.timestamps:
+        authority, at = timestamp.checked(one, signature, root.timestamp_authorities)
+        if authority in stamped:
+            raise PermanentError("two timestamps of one authority")
+        stamped.add(authority)
+        found.append(at)
+    if len(stamped) < policy.timestamps:
         raise PermanentError(f"{len(found)} timestamps instead of {policy.timestamps}")
     if entry is not None:
         log = root.logs[entry.log_id]

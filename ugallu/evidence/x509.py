@@ -26,6 +26,7 @@ TIME_STAMPING: Final = "1.3.6.1.5.5.7.3.8"
 ISSUER: Final = "1.3.6.1.4.1.57264.1.8"
 ISSUER_RAW: Final = "1.3.6.1.4.1.57264.1.1"
 OTHER_NAME: Final = "1.3.6.1.4.1.57264.1.7"
+NAME_CONSTRAINTS: Final = "2.5.29.30"
 UTF8: Final = 0x0C
 
 _KNOWN: Final = frozenset({"2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.37"})
@@ -113,6 +114,9 @@ def check_chain(
         if not one.not_valid_before_utc <= at <= one.not_valid_after_utc:
             raise PermanentError(f"a certificate was not valid at {at:%Y-%m-%dT%H:%M:%SZ}", where="certificate")
         for extension in one.extensions:
+            if extension.oid.dotted_string == NAME_CONSTRAINTS and purpose == CODE_SIGNING:
+                # Critical or not: cosign and sigstore-python refuse a name that they exclude.
+                raise PermanentError("limits on names, which nobody here looks at", where="certificate")
             if extension.critical and extension.oid.dotted_string not in _KNOWN:
                 raise PermanentError(
                     f"a critical extension that nobody here knows: {extension.oid.dotted_string}", where="certificate"

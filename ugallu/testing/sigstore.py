@@ -79,6 +79,8 @@ class FakeFulcio:
         self.identity = WHO
         self.lifetime = dt.timedelta(minutes=10)
         self.with_sct = True
+        self.promises = 1
+        """How often the certificate log's promise stands in a certificate."""
         self.detached = False
         self.refuses = 0
         """A status to answer with instead."""
@@ -159,7 +161,7 @@ class FakeFulcio:
                 signature,
             )
         )
-        listed = len(one).to_bytes(2) + one
+        listed = (len(one).to_bytes(2) + one) * self.promises
         return len(listed).to_bytes(2) + listed
 
 
@@ -423,6 +425,23 @@ def certified(fulcio: FakeFulcio, payload_type: str, payload: bytes, **issue: An
     key = new_key()
     leaf = fulcio.issue(key.public_key(), **issue)
     return Envelope(payload_type, payload, sign(key, pae(payload_type, payload)), certificate=leaf.public_bytes(_DER))
+
+
+def limited(root: library.Certificate, key: ec.EllipticCurvePrivateKey, host: str) -> library.Certificate:
+    """Return an authority's own certificate anew, with a limit, not critical, that excludes names of this host."""
+    names = library.NameConstraints(None, [library.UniformResourceIdentifier(host)])
+    builder = (
+        library.CertificateBuilder()
+        .subject_name(root.subject)
+        .issuer_name(root.issuer)
+        .public_key(root.public_key())
+        .serial_number(library.random_serial_number())
+        .not_valid_before(root.not_valid_before_utc)
+        .not_valid_after(root.not_valid_after_utc)
+    )
+    for extension in root.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    return builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
 
 
 def keyed(payload_type: str, payload: bytes) -> Envelope:

@@ -7,9 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from ugallu.errors import PermanentError
 from ugallu.evidence import bundle, trusted_root
+from ugallu.evidence.dsse import pae
+from ugallu.evidence.logs import note
 from ugallu.evidence.logs.rekor_v1 import RekorV1
 from ugallu.evidence.logs.witness import Witness
 from ugallu.evidence.ports import STATEMENT_MEDIA_TYPE, Envelope, LogEntry, PublicKey
@@ -18,7 +23,7 @@ from ugallu.evidence.verify import POLICY, Outcome, Policy, Report, verify
 from ugallu.evidence.x509 import Identity
 from ugallu.testing.clock import ManualClock
 from ugallu.testing.contracts.evidence import subject
-from ugallu.testing.sigstore import WHO, FakeSigstore, certified, keyed
+from ugallu.testing.sigstore import WHO, FakeSigstore, certified, keyed, limited
 
 HOUR = dt.timedelta(hours=1)
 
@@ -225,6 +230,90 @@ async def test_timestamps_can_be_demanded(services: FakeSigstore) -> None:
     assert "time" in failed(check(services, bundle.write(signed, entry), policy=demand))
     assert check(services, bundle.write(signed, entry, [stamp]), policy=demand).ok
     assert "time" in failed(check(services, bundle.write(signed, entry, [stamp, stamp])))
+
+
+async def test_two_times_of_one_authority_are_none_of_two(services: FakeSigstore, clock: ManualClock) -> None:
+    """Authorities are counted, not tokens; a second token of one is refused, as @sigstore/verify does."""
+    signed = envelope(services)
+    entry = await logged(services, signed)
+    stamps = [services.authority.stamp(signed.signature, at=clock.now() + n * dt.timedelta(seconds=1)) for n in (0, 1)]
+    for policy in (POLICY, Policy(timestamps=2)):
+        assert failed(check(services, bundle.write(signed, entry, stamps), policy=policy)) >= {"time"}
+    other = FakeSigstore(clock)
+    raw = json.loads(services.trusted_root)
+    raw["timestampAuthorities"] += json.loads(other.trusted_root)["timestampAuthorities"]
+    two = bundle.write(signed, entry, [stamps[0], other.authority.stamp(signed.signature)])
+    assert check(services, two, root=json.dumps(raw).encode(), policy=Policy(timestamps=2)).ok
+
+
+async def test_a_certificate_has_one_promise(services: FakeSigstore) -> None:
+    """With a second one sigstore-python and @sigstore/verify refuse it, and so do we."""
+    services.fulcio.promises = 2
+    signed = envelope(services)
+    assert failed(check(services, bundle.write(signed, await logged(services, signed)))) == {"certificate-log"}
+
+
+async def test_limits_on_names_are_not_passed_over(services: FakeSigstore) -> None:
+    """An authority that may not certify a name certifies it for nobody, though the limit is not critical."""
+    signed = envelope(services)
+    content = bundle.write(signed, await logged(services, signed))
+    fulcio = services.fulcio
+    fulcio.root = limited(fulcio.root, fulcio.root_key, "kubernetes.io")
+    assert "certificate" in failed(check(services, content))
+
+
+async def test_a_certificate_is_for_a_key_that_everybody_reads(services: FakeSigstore) -> None:
+    """P-256, as Sigstore's clients make them: sigstore-python refuses every other kind."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    payload = subject(1)
+    signature = key.sign(pae(STATEMENT_MEDIA_TYPE, payload), ec.ECDSA(hashes.SHA384()))
+    leaf = services.fulcio.issue(key.public_key()).public_bytes(serialization.Encoding.DER)
+    signed = Envelope(STATEMENT_MEDIA_TYPE, payload, signature, certificate=leaf)
+    assert failed(check(services, bundle.write(signed, await logged(services, signed)))) >= {"certificate"}
+
+
+def behind_the_leaf(raw: dict[str, Any], *more: str) -> None:
+    """Make it an old bundle, whose certificate has others behind it."""
+    raw["mediaType"] = "application/vnd.dev.sigstore.bundle+json;version=0.2"
+    material = raw["verificationMaterial"]
+    certificates = [material.pop("certificate"), *({"rawBytes": one} for one in more)]
+    material["x509CertificateChain"] = {"certificates": certificates}
+
+
+def checkpoint_line(raw: dict[str, Any], name: str) -> None:
+    """Add a signature line."""
+    checkpoint = raw["verificationMaterial"]["tlogEntries"][0]["inclusionProof"]["checkpoint"]
+    checkpoint["envelope"] += f"— {name} YWJjZGVmZ2g=\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "failing"),
+    [
+        (lambda raw: raw["dsseEnvelope"]["signatures"][0].update(keyid="anything"), "bundle"),
+        (lambda raw: behind_the_leaf(raw, "AAAA"), "certificate"),
+        (behind_the_leaf, None),
+        (lambda raw: checkpoint_line(raw, "witness.example"), "checkpoint"),
+    ],
+)
+async def test_what_a_stock_verifier_refuses_is_refused(
+    services: FakeSigstore, change: Callable[[dict[str, Any]], None], failing: str | None
+) -> None:
+    """A keyid that names no key, rubbish behind the leaf, a second line in a Rekor v1's checkpoint."""
+    signed = envelope(services)
+    raw = json.loads(bundle.write(signed, await logged(services, signed)))
+    change(raw)
+    report = check(services, json.dumps(raw).encode())
+    assert (failing is None) is report.ok
+    assert failed(report) >= ({failing} if failing else set())
+
+
+@pytest.mark.parametrize("name", ["wit+ness", "wit\x01ness", "wit\u2003ness"])
+def test_a_witness_has_a_name_that_signed_notes_allow(name: str) -> None:
+    """C2SP signed-note: no plus, no white space, no control character."""
+    good = "log\n1\n" + "A" * 43 + "=\n\n— log YWJjZGVmZ2g=\n"
+    assert len(note.read(good + "— witness YWJjZGVmZ2g=\n").signatures) == 2
+    with pytest.raises(PermanentError):
+        note.read(good + f"— {name} YWJjZGVmZ2g=\n")
 
 
 async def test_one_of_many_keys(services: FakeSigstore) -> None:

@@ -17,7 +17,8 @@ MAX_BYTES: Final = 64 << 10
 MAX_SIGNATURES: Final = 16
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
-_SIGNATURE = re.compile(r"— (\S+) (\S+)")
+_SIGNATURE = re.compile(r"— ([^\s+]+) (\S+)")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
 
 class SignatureLine(msgspec.Struct, frozen=True):
@@ -54,6 +55,8 @@ def read(text: str) -> Checkpoint:
     """Parse a checkpoint strictly; raises `PermanentError` with what does not fit. Signatures are not checked here."""
     if len(text) > MAX_BYTES:
         raise PermanentError("longer than a checkpoint may be", where="checkpoint")
+    if _CONTROL.search(text):
+        raise PermanentError("a control character", where="checkpoint")
     body, blank, tail = text.rpartition("\n\n")
     if not blank or not tail.endswith("\n"):
         raise PermanentError("no signature block", where="checkpoint")
