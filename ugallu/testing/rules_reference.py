@@ -190,6 +190,10 @@ POD_SPEC = {
     "replicasets": "$.spec.template.spec",
     "jobs": "$.spec.template.spec",
     "cronjobs": "$.spec.jobTemplate.spec.template.spec",
+    "rollouts": "$.spec.template.spec",
+    "services": "$.spec.template.spec",
+    "configurations": "$.spec.template.spec",
+    "revisions": "$.spec",
 }
 GROUPS = {
     "pods": [""],
@@ -201,6 +205,10 @@ GROUPS = {
     "replicasets": ["apps", "extensions"],
     "jobs": ["batch"],
     "cronjobs": ["batch"],
+    "rollouts": ["argoproj.io"],
+    "services": ["serving.knative.dev"],
+    "configurations": ["serving.knative.dev"],
+    "revisions": ["serving.knative.dev"],
 }
 
 

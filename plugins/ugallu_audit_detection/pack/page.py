@@ -134,15 +134,15 @@ def _needs(armed: Armed) -> str:
         return "the rules that it counts, in its `spec.sigma`"
     dispatch, needs = armed.compiled.dispatch, armed.compiled.needs
     level = f"audit level {needs.level}"
-    if needs.level != "Metadata" and "Metadata" in _levels(armed):
+    if needs.level != "Metadata" and _reads_notes(armed):
         level += ", or Metadata where Pod Security notes what it sees"
     asked = [level, _some("verbs", dispatch.verbs), _some("resources", _resources(armed))]
     return "; ".join(part for part in asked if part)
 
 
-def _levels(armed: Armed) -> set[str]:
+def _reads_notes(armed: Armed) -> bool:
     match = armed.spec.match
-    return {level for leaf in (match, *(match.any_of or ())) for level in leaf.level or ()}
+    return any(leaf.body_known is False and leaf.annotations for leaf in (match, *(match.any_of or ())))
 
 
 def _resources(armed: Armed) -> Iterable[str] | None:

@@ -20,6 +20,11 @@ POD_SPECS: dict[tuple[str, str], tuple[str, ...]] = {
     },
     ("batch", "jobs"): ("spec", "template", "spec"),
     ("batch", "cronjobs"): ("spec", "jobTemplate", "spec", "template", "spec"),
+    # kinds of others that hold a Pod as it stands: Argo Rollouts and Knative Serving
+    ("argoproj.io", "rollouts"): ("spec", "template", "spec"),
+    ("serving.knative.dev", "services"): ("spec", "template", "spec"),
+    ("serving.knative.dev", "configurations"): ("spec", "template", "spec"),
+    ("serving.knative.dev", "revisions"): ("spec",),
 }
 """(API group, resource) -> the way from the object to its Pod spec."""
 
