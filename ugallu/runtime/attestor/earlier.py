@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from anyio import to_thread
 
 from ugallu.api.platform import WORMConfigSpec
 from ugallu.errors import UgalluError
@@ -40,9 +39,10 @@ class Earlier:
         return (*reversed(self._open.values()), *self._own)
 
     async def follow(self, spec: WORMConfigSpec) -> None:
-        """Learn which store is in use from now on."""
-        known = [one for one in await to_thread.run_sync(self._read) if _where(one) != _where(spec)][-MOST:]
-        await to_thread.run_sync(self._write, [*known, spec])
+        """Learn which store is in use from now on, and open those before it."""
+        known = [one for one in self._read() if _where(one) != _where(spec)][-MOST:]
+        # At once: a few bytes, once a change, and nobody may use a store before it is known for the next process.
+        self._write([*known, spec])
         await self.aclose()
         for one in known:
             try:
