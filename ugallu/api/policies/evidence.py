@@ -14,6 +14,7 @@ _COLLECTORS: Final = (account("kube-system", "generic-garbage-collector"), "syst
 
 _TTL_FORCE: Final = "ugallu.io/ttl-force"
 _TTL_FROZEN: Final = "ugallu.io/ttl-frozen"
+_TTL_HELD: Final = "ugallu.io/ttl-store-held"
 _TTL: Final = "ugallu.io/ttl"
 
 
@@ -114,6 +115,11 @@ def ttl_annotation_only(values: PolicyValues) -> Policy:
                 f" variables.oldNotes[?'{_TTL_FROZEN}'].orValue('') != 'true'"
                 f" || variables.newNotes[?'{_TTL_FROZEN}'].orValue('') == 'true'",
                 f"annotation {_TTL_FROZEN} may be removed only by those in ttlOverrideAuthorizedSAs",
+            ),
+            Validation(
+                f"!variables.updates || {others} ||"
+                f" variables.newNotes[?'{_TTL_HELD}'] == variables.oldNotes[?'{_TTL_HELD}']",
+                f"annotation {_TTL_HELD} is written by ttl, which asks the store",
             ),
             Validation(
                 f"!variables.updates || {others} || variables.newTTL >= variables.oldTTL",

@@ -145,6 +145,15 @@ def _ttl() -> list[Case]:
         _ttl_case("thawed by another word", frozen, f"{NOTES}ttl-frozen", "false", refused="ttl-frozen"),
         _ttl_case("thawed by one of the list", frozen, f"{NOTES}ttl-frozen", ..., user=CAROL),
     ]
+    held = changed(BUNDLE, f"{NOTES}ttl-store-held", "true")
+    cases += [
+        _ttl_case("held in the store, says anybody", BUNDLE, f"{NOTES}ttl-store-held", "true", kind=_BUNDLE,
+                  refused="ttl-store-held"),
+        _ttl_case("not held in the store, says anybody", held, f"{NOTES}ttl-store-held", ..., kind=_BUNDLE,
+                  refused="ttl-store-held"),
+        _ttl_case("held in the store, says ttl", BUNDLE, f"{NOTES}ttl-store-held", "true", kind=_BUNDLE, user=TTL),
+        _ttl_case("held already", held, f"{NOTES}x", "y", kind=_BUNDLE),
+    ]  # fmt: skip
     for says, before, after, shorter in (
         ("longer than any default", "", "200h", False),
         ("shorter than the default", "", "1h", True),
