@@ -73,6 +73,8 @@ class Live:
         self._earlier = Earlier(place.state / "stores.json", open_store, log, *own)
         self._told = told
         self._arrived = anyio.Event()
+        self._looked = anyio.Event()
+        """Whether there is a WORMConfig is known: nothing goes into a store that one is about to replace."""
         self._trouble = ""
         self.now = opened
         """The adapters in use."""
@@ -92,6 +94,7 @@ class Live:
 
     async def store(self) -> EvidenceStore:
         """Return the store, once there is one."""
+        await self._looked.wait()
         while self._store is None:
             await self._arrived.wait()
         return self._store
@@ -121,6 +124,7 @@ class Live:
             while True:
                 changed = anyio.Event()
                 await self._look()
+                self._looked.set()
                 await comes(changed, self._clock, LOOK)
         finally:
             unlisten()

@@ -423,6 +423,45 @@ async def test_nothing_is_stored_before_there_is_a_store(world: World) -> None:
         assert all(line.closed for line in world.lines)
 
 
+async def test_nothing_goes_into_the_directory_that_a_config_is_about_to_replace(world: World) -> None:
+    """An embedded process has a directory from its start; what is stored before its WORMConfig was read goes where that says."""
+    cluster = memory_cluster(world.clock)
+    await cluster.create(WORMConfig(metadata=Metadata(name="default", namespace=NAMESPACE), spec=WORM))
+
+    def bucket(spec: WORMConfigSpec) -> Bucket:
+        store = Bucket(world.folder / spec.bucket, world.clock)
+        store.open()
+        return store
+
+    directory = bucket(replace(WORM, bucket="directory"))
+    files = gather(world.wanted, world.place.secrets)
+    async with running_cache(cluster) as cache:
+        live = Live(
+            world.wanted,
+            files,
+            open_all(world.wanted, files, world.place),
+            world.place,
+            worm=cache.view(WORMConfig, namespace=NAMESPACE),
+            say=say,
+            open_store=bucket,
+            log=structlog.get_logger(),
+            store=directory,
+        )
+        stored: list[Stored] = []
+
+        async def put() -> None:
+            until = world.clock.now() + dt.timedelta(days=1)
+            stored.append(await LiveStore(live).put("a", b"x", media_type="text/plain", until=until))
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(put)
+            tg.start_soon(live.run)
+            await _until(lambda: bool(stored))
+            tg.cancel_scope.cancel()
+    assert (world.folder / "evidence" / "objects" / "a").exists()
+    directory.close()
+
+
 async def test_what_lies_in_the_store_before_is_not_lost(world: World) -> None:
     """A8: after a change of buckets drafts are found where they were staged and evidence where it was sealed, by the
     next process too; what is not needed any more goes there as well."""
