@@ -140,7 +140,7 @@ def sorts(armed: Armed, policy: Sequence[PolicyRule] = ()) -> Iterator[Sort]:
     verbs = sorted(asked.verbs) if asked.verbs is not None else VERBS
     if asked.resources is None:
         places = {(group, name, sub) for group, name, sub in _named(policy) if _fits(armed, group, sub)}
-        places.add((min(asked.groups) if asked.groups else OTHERS, OTHERS, ""))
+        places |= {(group, OTHERS, "") for group in asked.groups or (OTHERS,)}
         if asked.groups is None and not asked.subresources:
             places.add(("", "", ""))
     else:
