@@ -104,7 +104,7 @@ class WhenUnknown(enum.StrEnum):
     FAILS = "fails"
 
 
-AUDIT_VERBS = ("create", "update", "patch", "delete", "get", "list", "watch", "deletecollection", "connect")
+AUDIT_VERBS = ("create", "update", "patch", "delete", "get", "list", "watch", "deletecollection", "connect", "proxy")
 Verb = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(AUDIT_VERBS)})]
 """A verb. The schema closes the list; a rule in a file may also name those of requests for no object (`post`)."""
 
