@@ -4,14 +4,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ugallu.evidence import keys
 from ugallu.evidence.encoding import b64
 from ugallu.evidence.logs import merkle, note
 from ugallu.evidence.logs.remote_tiles import HEIGHT, WIDTH
 from ugallu.evidence.rekor import KIND, VERSION
 from ugallu.evidence.trusted_root import LogKey
 from ugallu.net.ask import Reply
-from ugallu.testing.sigstore import BEGAN, new_key, sign, spki_of
+from ugallu.testing.sigstore import log_of, new_key, sign, spki_of
 
 _PREFIX = "/api/v2/"
 
@@ -28,8 +27,7 @@ class FakeRekorV2:
     @property
     def log(self) -> LogKey:
         """The log, as a trusted root has it."""
-        public = spki_of(self.key)
-        return LogKey(note.log_id(public), self.host, public, keys.KEY_DETAILS, BEGAN, url=f"https://{self.host}")
+        return log_of(self.key, self.host)
 
     async def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
         """Answer one call."""

@@ -45,6 +45,12 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
+def log_of(key: ec.EllipticCurvePrivateKey, host: str) -> LogKey:
+    """Return the log that signs with a key, as a trusted root has it."""
+    public = spki_of(key)
+    return LogKey(note.log_id(public), host, public, keys.KEY_DETAILS, BEGAN, url=f"https://{host}")
+
+
 def spki_of(key: ec.EllipticCurvePrivateKey) -> bytes:
     """Return its public half, DER."""
     return key.public_key().public_bytes(_DER, _SPKI)
@@ -142,8 +148,7 @@ class FakeFulcio:
     @property
     def certificate_log(self) -> LogKey:
         """The certificate log."""
-        public = spki_of(self.ct_key)
-        return LogKey(note.log_id(public), "ct.test", public, keys.KEY_DETAILS, BEGAN, url="https://ct.test")
+        return log_of(self.ct_key, "ct.test")
 
     def _promise(self, tbs: bytes, at: dt.datetime) -> bytes:
         milliseconds = int(at.timestamp() * 1000)
@@ -280,8 +285,7 @@ class FakeRekor:
     @property
     def log(self) -> LogKey:
         """The log, as a trusted root has it."""
-        public = spki_of(self.key)
-        return LogKey(note.log_id(public), self.host, public, keys.KEY_DETAILS, BEGAN, url=f"https://{self.host}")
+        return log_of(self.key, self.host)
 
     async def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
         """Answer one call."""

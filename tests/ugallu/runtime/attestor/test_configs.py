@@ -78,6 +78,12 @@ class World:
         self.bao.accepted = (folder / "account" / "token").read_text()
         (folder / "oidc").write_text(token())
 
+    def bucket(self, spec: WORMConfigSpec) -> "Bucket":
+        """Open the store that a spec names."""
+        store = Bucket(self.folder / spec.bucket, self.clock)
+        store.open()
+        return store
+
     @property
     def place(self) -> Place:
         return Place(
@@ -336,9 +342,7 @@ async def test_a_store_under_another_name_is_followed_and_told_so(world: World) 
 
     def bucket(spec: WORMConfigSpec) -> Bucket:
         opened.append(spec.bucket)
-        store = Bucket(world.folder / spec.bucket, world.clock)
-        store.open()
-        return store
+        return world.bucket(spec)
 
     async with running_cache(cluster) as cache:
         files = gather(world.wanted, world.place.secrets)
@@ -375,10 +379,8 @@ async def test_nothing_is_stored_before_there_is_a_store(world: World) -> None:
     opened: list[Bucket] = []
 
     def bucket(spec: WORMConfigSpec) -> Bucket:
-        store = Bucket(world.folder / spec.bucket, world.clock)
-        store.open()
-        opened.append(store)
-        return store
+        opened.append(world.bucket(spec))
+        return opened[-1]
 
     wanted = world.wanted
     files = gather(wanted, world.place.secrets)
@@ -428,12 +430,7 @@ async def test_nothing_goes_into_the_directory_that_a_config_is_about_to_replace
     cluster = memory_cluster(world.clock)
     await cluster.create(WORMConfig(metadata=Metadata(name="default", namespace=NAMESPACE), spec=WORM))
 
-    def bucket(spec: WORMConfigSpec) -> Bucket:
-        store = Bucket(world.folder / spec.bucket, world.clock)
-        store.open()
-        return store
-
-    directory = bucket(replace(WORM, bucket="directory"))
+    directory = world.bucket(replace(WORM, bucket="directory"))
     files = gather(world.wanted, world.place.secrets)
     async with running_cache(cluster) as cache:
         live = Live(
@@ -443,7 +440,7 @@ async def test_nothing_goes_into_the_directory_that_a_config_is_about_to_replace
             world.place,
             worm=cache.view(WORMConfig, namespace=NAMESPACE),
             say=say,
-            open_store=bucket,
+            open_store=world.bucket,
             log=structlog.get_logger(),
             store=directory,
         )
@@ -467,11 +464,6 @@ async def test_what_lies_in_the_store_before_is_not_lost(world: World) -> None:
     next process too; what is not needed any more goes there as well."""
     cluster = memory_cluster(world.clock)
 
-    def bucket(spec: WORMConfigSpec) -> Bucket:
-        store = Bucket(world.folder / spec.bucket, world.clock)
-        store.open()
-        return store
-
     files = gather(world.wanted, world.place.secrets)
     config = WORMConfig(metadata=Metadata(name="default", namespace=NAMESPACE), spec=WORM)
     made = await cluster.create(config)
@@ -485,7 +477,7 @@ async def test_what_lies_in_the_store_before_is_not_lost(world: World) -> None:
                 world.place,
                 worm=cache.view(WORMConfig, namespace=NAMESPACE),
                 say=say,
-                open_store=bucket,
+                open_store=world.bucket,
                 log=structlog.get_logger(),
             )
             store = LiveStore(live, lambda live=live: live.earlier)  # type: ignore[misc]
